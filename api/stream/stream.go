@@ -1,0 +1,222 @@
+// Package stream carries one process's stdin, stdout or stderr, or the guest's
+// DNS questions, over one vsock connection that the host opened.
+//
+// A connection begins with a header naming the stream, sent by the host, and
+// then carries frames in the stream's direction: a four-byte big-endian length
+// and that many bytes. A frame of length zero is the end of the stream. The
+// sender then waits for the receiver to close, so that the end of a stream
+// never races its last bytes: half-close is lost by some vsock devices, and a
+// full close may discard what is still queued in them.
+//
+// It promises that a reader never allocates more than MaxFrame for a frame,
+// whatever the other side sends. It does not authenticate: the agent accepts
+// streams from the host's CID only, and ids are random.
+package stream
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+)
+
+// MaxFrame is the largest payload of a frame, in bytes. It is the credit that
+// virtio-vsock devices grant a connection at a time, so larger frames gain
+// nothing.
+const MaxFrame = 64 << 10
+
+// maxHeader bounds the header line: magic, kind, id and newline.
+const maxHeader = 128
+
+const magic = "nanoclaw/1"
+
+// Kind says what a stream carries, and so in which direction.
+type Kind string
+
+const (
+	// Stdin flows from host to guest.
+	Stdin Kind = "stdin"
+	// Stdout flows from guest to host. A terminal's output is its stdout.
+	Stdout Kind = "stdout"
+	// Stderr flows from guest to host.
+	Stderr Kind = "stderr"
+	// DNS flows both ways: questions to the host, answers to the guest. Its id
+	// is the sandbox's name.
+	DNS Kind = "dns"
+)
+
+func (k Kind) valid() bool {
+	switch k {
+	case Stdin, Stdout, Stderr, DNS:
+		return true
+	}
+	return false
+}
+
+// Header names a stream.
+type Header struct {
+	Kind Kind
+	ID   string
+}
+
+// ErrHeader is wrapped by the errors of ReadHeader for a header that is not one.
+var ErrHeader = errors.New("not a stream header")
+
+// ErrFrame is wrapped by the errors of Reader for a frame that is not one.
+var ErrFrame = errors.New("not a stream frame")
+
+// WriteHeader sends h.
+func WriteHeader(w io.Writer, h Header) error {
+	if !h.Kind.valid() || !ValidID(h.ID) {
+		return fmt.Errorf("%w: kind %q, id %q", ErrHeader, h.Kind, h.ID)
+	}
+	_, err := fmt.Fprintf(w, "%s %s %s\n", magic, h.Kind, h.ID)
+	return err
+}
+
+// ReadHeader reads a header from r, byte by byte so that nothing of the first
+// frame is taken.
+func ReadHeader(r io.Reader) (Header, error) {
+	line := make([]byte, 0, maxHeader)
+	var b [1]byte
+	for {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			return Header{}, fmt.Errorf("read stream header: %w", err)
+		}
+		if b[0] == '\n' {
+			break
+		}
+		if len(line) == maxHeader {
+			return Header{}, fmt.Errorf("%w: longer than %d bytes", ErrHeader, maxHeader)
+		}
+		line = append(line, b[0])
+	}
+	fields := strings.Split(string(line), " ")
+	if len(fields) != 3 || fields[0] != magic {
+		return Header{}, fmt.Errorf("%w: %q", ErrHeader, line)
+	}
+	h := Header{Kind: Kind(fields[1]), ID: fields[2]}
+	if !h.Kind.valid() || !ValidID(h.ID) {
+		return Header{}, fmt.Errorf("%w: %q", ErrHeader, line)
+	}
+	return h, nil
+}
+
+// ValidID reports whether id may name a stream: 1 to 64 bytes of [0-9a-f].
+func ValidID(id string) bool {
+	if id == "" || len(id) > 64 {
+		return false
+	}
+	for _, c := range []byte(id) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// Writer frames what is written to it. It is not safe for concurrent use.
+type Writer struct {
+	conn net.Conn
+	buf  []byte
+	sent uint64
+}
+
+// NewWriter returns a Writer that sends frames on conn.
+func NewWriter(conn net.Conn) *Writer {
+	return &Writer{conn: conn}
+}
+
+// Write sends p in as many frames as it takes, each in one write of the
+// connection.
+func (w *Writer) Write(p []byte) (int, error) {
+	n := 0
+	for len(p) > 0 {
+		chunk := p[:min(len(p), MaxFrame)]
+		w.buf = binary.BigEndian.AppendUint32(w.buf[:0], uint32(len(chunk)))
+		w.buf = append(w.buf, chunk...)
+		if _, err := w.conn.Write(w.buf); err != nil {
+			return n, err
+		}
+		n += len(chunk)
+		w.sent += uint64(len(chunk))
+		p = p[len(chunk):]
+	}
+	return n, nil
+}
+
+// Sent returns the number of payload bytes written so far.
+func (w *Writer) Sent() uint64 { return w.sent }
+
+// CloseStream sends the end of the stream, waits at most linger for the
+// receiver to close, and closes the connection.
+func (w *Writer) CloseStream(linger time.Duration) error {
+	var end [4]byte
+	_, err := w.conn.Write(end[:])
+	if err == nil {
+		_ = w.conn.SetReadDeadline(time.Now().Add(linger))
+		var b [1]byte
+		// Whatever ends this read ends the stream; there is nothing to read.
+		_, _ = w.conn.Read(b[:])
+	}
+	return errors.Join(err, w.conn.Close())
+}
+
+// Reader returns the payload of the frames read from a connection.
+type Reader struct {
+	br   *bufio.Reader
+	left int
+	end  bool
+}
+
+// NewReader returns a Reader of the frames that r carries. It may read ahead.
+func NewReader(r io.Reader) *Reader {
+	return &Reader{br: bufio.NewReaderSize(r, MaxFrame+4)}
+}
+
+// Read returns io.EOF at the end of the stream, and io.ErrUnexpectedEOF when
+// the connection ends before the stream does.
+func (r *Reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if r.end {
+		return 0, io.EOF
+	}
+	if r.left == 0 {
+		n, err := readLength(r.br)
+		if err != nil {
+			return 0, err
+		}
+		if n == 0 {
+			r.end = true
+			return 0, io.EOF
+		}
+		r.left = n
+	}
+	n, err := r.br.Read(p[:min(len(p), r.left)])
+	r.left -= n
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func readLength(r io.Reader) (int, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > MaxFrame {
+		return 0, fmt.Errorf("%w: length %d is over %d", ErrFrame, n, MaxFrame)
+	}
+	return int(n), nil
+}
