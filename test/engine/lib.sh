@@ -47,8 +47,7 @@ engine_pid() {
 remove_cgroups() {
 	local _ left
 	for _ in {1..50}; do
-		left=$(find /sys/fs/cgroup -depth -type d \( -path "/sys/fs/cgroup/$name*" -o -path "/sys/fs/cgroup/*/$name*" \) \
-			-print 2>/dev/null)
+		left=$(find /sys/fs/cgroup -depth -type d -regex "/sys/fs/cgroup\(/[^/]*\)?/$name\(/.*\)?" 2>/dev/null)
 		[[ -n $left ]] || return 0
 		xargs -r rmdir 2>/dev/null <<<"$left" || sleep 0.1
 	done
