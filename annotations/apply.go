@@ -1,0 +1,63 @@
+package annotations
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Apply returns the spec as the policy has it, for the guest: limits lowered,
+// forced read-only mounts marked (the host's own read-only mount is what holds;
+// this makes the container see it), the host's devices of --privileged gone,
+// namespace paths, which name things of the host, blank, and our annotations
+// removed. The given spec is not changed.
+func (p *Policy) Apply(spec *specs.Spec) *specs.Spec {
+	out := *spec
+	out.Mounts = slices.Clone(spec.Mounts)
+	for i, m := range out.Mounts {
+		if IsBind(m) && p.ReadOnly(m.Destination) {
+			m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "rw" || o == "rrw" })
+			out.Mounts[i].Options = append(m.Options, "ro")
+		}
+	}
+	out.Annotations = maps.Clone(spec.Annotations)
+	maps.DeleteFunc(out.Annotations, func(k, _ string) bool { return Ours(k) })
+
+	linux := *spec.Linux
+	if p.Privileged {
+		linux.Devices = nil
+	}
+	linux.Namespaces = slices.Clone(spec.Linux.Namespaces)
+	for i := range linux.Namespaces {
+		linux.Namespaces[i].Path = ""
+	}
+	if p.Limits != (Limits{}) {
+		resources := specs.LinuxResources{}
+		if spec.Linux.Resources != nil {
+			resources = copyResources(spec.Linux.Resources)
+		}
+		p.NarrowResources(&resources)
+		linux.Resources = &resources
+	}
+	out.Linux = &linux
+	return &out
+}
+
+// copyResources copies what NarrowResources changes.
+func copyResources(r *specs.LinuxResources) specs.LinuxResources {
+	c := *r
+	if r.Memory != nil {
+		m := *r.Memory
+		c.Memory = &m
+	}
+	if r.CPU != nil {
+		cpu := *r.CPU
+		c.CPU = &cpu
+	}
+	if r.Pids != nil {
+		pids := *r.Pids
+		c.Pids = &pids
+	}
+	return c
+}

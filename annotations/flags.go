@@ -1,0 +1,116 @@
+package annotations
+
+import (
+	"path"
+	"regexp"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// hostNamespace says which flag shares a namespace with the host, and why that
+// cannot be. Docker asks for the host's namespace by leaving the entry out.
+var hostNamespaces = []struct {
+	kind     specs.LinuxNamespaceType
+	flag     string
+	required bool
+}{
+	{specs.PIDNamespace, "--pid", true},
+	{specs.IPCNamespace, "--ipc", true},
+	{specs.UTSNamespace, "--uts", true},
+	{specs.NetworkNamespace, "--network", true},
+	{specs.MountNamespace, "a host mount namespace", true},
+	// Where the host has the first version of cgroups, an absent entry is
+	// Docker's default and no request. In the VM there is always a new one.
+	{specs.CgroupNamespace, "--cgroupns", false},
+	{specs.UserNamespace, "--userns", false},
+	// Docker 29 adds one of its own accord, without a path.
+	{specs.TimeNamespace, "a time namespace", false},
+}
+
+// hostNetwork matches names of the host's own network namespace.
+var hostNetwork = regexp.MustCompile(`^(/proc/(1|self|thread-self)(/task/[0-9]+)?/ns/net|(/var)?/run/docker/netns/default)$`)
+
+func checkFlags(p *Policy, spec *specs.Spec) error {
+	p.Privileged = privileged(spec)
+	if err := checkNamespaces(p, spec.Linux.Namespaces); err != nil {
+		return err
+	}
+	if len(spec.Linux.Devices) > 0 && !p.Privileged {
+		return refuseFlag("flags.device", "--device (the device "+quote(spec.Linux.Devices[0].Path)+")",
+			"a device of the host cannot be passed into the VM by this version of nanoclaw",
+			"start the container without it")
+	}
+	return checkHooks(spec.Hooks)
+}
+
+func checkNamespaces(p *Policy, namespaces []specs.LinuxNamespace) error {
+	for _, n := range hostNamespaces {
+		present, where := false, ""
+		for _, have := range namespaces {
+			if have.Type == n.kind {
+				present, where = true, have.Path
+			}
+		}
+		switch {
+		case !present && n.required:
+			return refuseFlag("flags."+string(n.kind), n.flag+" host",
+				"the container would share the host's "+string(n.kind)+" namespace, and a VM stands between the two",
+				"start the container without it")
+		case where == "":
+		case n.kind == specs.NetworkNamespace:
+			if err := p.CheckNetworkNamespace(where, false); err != nil {
+				return err
+			}
+			p.Network.Namespace = where
+		default:
+			return refuseFlag("flags."+string(n.kind), n.flag+" container:… (the namespace "+quote(where)+")",
+				"a VM has a kernel of its own, which cannot join a "+string(n.kind)+" namespace of the host's",
+				"start the container without it")
+		}
+	}
+	return nil
+}
+
+// CheckNetworkNamespace judges the network namespace that the container is to
+// join. isHost is whether the caller, who can look, found it to be the host's
+// own.
+func (p *Policy) CheckNetworkNamespace(where string, isHost bool) error {
+	if !isHost && !hostNetwork.MatchString(path.Clean(where)) {
+		return nil
+	}
+	return refuseFlag("flags.network", "--network host (the namespace "+quote(where)+")",
+		"the container would share the host's network namespace, and with it everything that listens on the host's loopback",
+		"use the default network and publish ports with -p")
+}
+
+// privileged reports whether the container asked for every device, which is how
+// --privileged shows: a device rule that allows all, and no other. A container
+// with --device has the rules that deny all else.
+func privileged(spec *specs.Spec) bool {
+	if spec.Linux.Resources == nil || len(spec.Linux.Resources.Devices) != 1 {
+		return false
+	}
+	d := spec.Linux.Resources.Devices[0]
+	every := func(n *int64) bool { return n == nil || *n == -1 }
+	return d.Allow && (d.Type == "" || d.Type == "a") && d.Access == "rwm" && every(d.Major) && every(d.Minor)
+}
+
+func checkHooks(h *specs.Hooks) error {
+	if h == nil {
+		return nil
+	}
+	//nolint:staticcheck // Prestart is deprecated, and engines still send it.
+	all := [][]specs.Hook{h.Prestart, h.CreateRuntime, h.CreateContainer, h.StartContainer, h.Poststart, h.Poststop}
+	for _, hooks := range all {
+		if len(hooks) > 0 {
+			return refuseFlag("flags.hooks", "the OCI hook "+quote(hooks[0].Path),
+				"it would run on the host and expect the container's processes there, but they are in a VM",
+				"start the container without the option or the tool that adds it (--gpus, for example)")
+		}
+	}
+	return nil
+}
+
+func refuseFlag(rule, what, why, instead string) error {
+	return &Refusal{Rule: rule, Layer: LayerBaseline, What: what, Why: why, Instead: instead + ", or with --runtime=runc"}
+}

@@ -1,0 +1,177 @@
+package annotations
+
+import (
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// baselinePlaces are the host places that are never shared.
+func baselinePlaces() []Place {
+	groups := []struct {
+		kind  string
+		paths []string
+	}{
+		{"the host's whole file system", []string{"/"}},
+		{"a folder of the host's kernel", []string{"/proc", "/sys", "/dev"}},
+		{"a system folder of the host", []string{"/boot", "/etc", "/root"}},
+		{"the folder of the host's sockets and running services", []string{"/run", "/var/run"}},
+		{"a folder of the container engine", []string{
+			"/var/lib/docker", "/var/lib/containerd", "/var/lib/containers", "/var/lib/buildkit",
+			"/var/lib/buildkitd", "/var/lib/kubelet", "/var/lib/nanoclaw", "/var/log/nanoclaw",
+			"/var/lib/nerdctl", "/var/lib/crio",
+		}},
+		{"a credential folder or file", []string{
+			".ssh", ".aws", ".azure", ".config/gcloud", ".config/gh", ".config/op", ".config/sops",
+			".kube", ".docker", ".gnupg", ".netrc", ".git-credentials", ".pypirc", ".vault-token",
+			".password-store", ".local/share/keyrings",
+		}},
+		{"an engine or agent socket", []string{
+			"docker.sock", "containerd.sock", "containerd.sock.ttrpc", "podman.sock", "crio.sock",
+			"buildkitd.sock", "S.gpg-agent", "S.gpg-agent.ssh", "S.gpg-agent.extra",
+		}},
+	}
+	var places []Place
+	for _, g := range groups {
+		for _, p := range g.paths {
+			places = append(places, Place{Path: p, Kind: g.kind, Rule: "mounts.refuse " + p, Layer: LayerBaseline})
+		}
+	}
+	return places
+}
+
+// Probes are names to look for below a folder that is to be shared, one level
+// deep: what is found goes into [Source.Holds]. A home folder is refused for
+// holding credentials, not for its own name. A name that projects use for
+// harmless things too, such as .docker, is probed by the file that matters.
+func (p *Policy) Probes() []string {
+	var probes []string
+	for _, place := range p.Mounts.Refuse {
+		switch {
+		case path.IsAbs(place.Path):
+		case place.Path == ".docker":
+			probes = append(probes, ".docker/config.json")
+		case place.Path == ".pypirc", place.Path == ".netrc":
+			// Both are a project's own often enough.
+		default:
+			probes = append(probes, place.Path)
+		}
+	}
+	return probes
+}
+
+// HomeParent reports whether a resolved folder holds people's home folders, so
+// that [Policy.Probes] have to be looked for in each folder below it.
+func HomeParent(resolved string) bool {
+	return slices.Contains([]string{"/home", "/var/home", "/Users"}, resolved)
+}
+
+// OnHost returns the policy with the refused places named also as they are on
+// this host: /var/run may be a link to /run, /var/lib/docker one to another
+// disk. canonical resolves a path; for one that does not exist it returns "".
+func (p *Policy) OnHost(canonical func(string) string) *Policy {
+	q := *p
+	q.Mounts.Refuse = slices.Clone(p.Mounts.Refuse)
+	for _, place := range p.Mounts.Refuse {
+		if !path.IsAbs(place.Path) {
+			continue
+		}
+		if real := canonical(place.Path); real != "" && real != place.Path {
+			place.Path = real
+			q.Mounts.Refuse = append(q.Mounts.Refuse, place)
+		}
+	}
+	q.Mounts.Engine = slices.Clone(p.Mounts.Engine)
+	for _, folder := range append(slices.Clone(p.Mounts.Engine), dockerFolder) {
+		if real := canonical(folder); real != "" && real != folder {
+			q.Mounts.Engine = append(q.Mounts.Engine, real)
+		}
+	}
+	return &q
+}
+
+const dockerFolder = "/var/lib/docker"
+
+// engineFolders finds Docker's data folder, which its configuration may have
+// moved: Docker mounts three files out of it into every container.
+func engineFolders(id string, spec *specs.Spec) []string {
+	var folders []string
+	for _, m := range spec.Mounts {
+		root, rest, ok := strings.Cut(path.Clean(m.Source), "/containers/"+id+"/")
+		if ok && id != "" && path.IsAbs(root) && ownFiles[m.Destination] == rest && !slices.Contains(folders, root) {
+			folders = append(folders, root)
+		}
+	}
+	return folders
+}
+
+// ownFiles are the files that Docker makes for each container, by where it
+// mounts them.
+var ownFiles = map[string]string{
+	"/etc/hosts":       "hosts",
+	"/etc/hostname":    "hostname",
+	"/etc/resolv.conf": "resolv.conf",
+}
+
+// initDestination is where Docker mounts the program of --init.
+const initDestination = "/sbin/docker-init"
+
+// initProgram reports whether the mount is the program of --init, which no list
+// of allowed mounts has to name. What it resolved to is judged like any other.
+func initProgram(m Mount) bool {
+	return m.Destination == initDestination && m.Source.Kind == KindFile && path.Base(m.Source.Asked) == "docker-init"
+}
+
+// ownFile reports whether the engine itself made this mount for this container:
+// one of its three files, or something in the container's own folder of mounts
+// (swarm secrets, a shareable /dev/shm).
+func (p *Policy) ownFile(m Mount) bool {
+	if p.Container == "" {
+		return false
+	}
+	for _, folder := range p.engine() {
+		own := path.Join(folder, "containers", p.Container)
+		if name, ok := ownFiles[m.Destination]; ok && m.Source.Path == path.Join(own, name) && m.Source.Kind == KindFile {
+			return true
+		}
+		if below(m.Source.Path, path.Join(own, "mounts")) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Policy) engine() []string { return append(slices.Clone(p.Mounts.Engine), dockerFolder) }
+
+// EngineShm reports whether a source is the shared-memory folder that Docker
+// makes for a container with --ipc shareable. It is memory and no files, and
+// the VM has its own.
+func (p *Policy) EngineShm(resolved string) bool {
+	for _, folder := range p.engine() {
+		if p.Container != "" && resolved == path.Join(folder, "containers", p.Container, "mounts/shm") {
+			return true
+		}
+	}
+	return false
+}
+
+// volume is the content of a volume, below an engine's data folder: of the
+// built-in driver, or of a driver that is a plugin.
+var volume = regexp.MustCompile(`^/(volumes/[^/]+/_data|plugins/[0-9a-f]{64}/(rootfs|propagated-mount)/.+)(/|$)`)
+
+func (p *Policy) isVolume(name string) bool {
+	for _, folder := range p.engine() {
+		if rest, ok := strings.CutPrefix(name, folder); ok && volume.MatchString(rest) {
+			return true
+		}
+	}
+	return false
+}
+
+// below reports whether name is dir or lies below it. Both are clean.
+func below(name, dir string) bool {
+	return name == dir || dir == "/" || strings.HasPrefix(name, dir+"/")
+}
