@@ -32,7 +32,12 @@ type Source struct {
 	// Aliases are other names of the same thing: where it lies on its file
 	// system as other mounts of that file system show it.
 	Aliases []string
-	Kind    Kind
+	// Contains are mount points whose content lies below it on its file system,
+	// though not below Path.
+	Contains []string
+	// FSType is the type of its file system, such as "ext4".
+	FSType string
+	Kind   Kind
 	// Major and Minor identify a device.
 	Major, Minor uint32
 	// Holds are the [Policy.Probes] that exist below it.
@@ -179,8 +184,22 @@ func DeviceName(s Source) string {
 	return ""
 }
 
+// kernelFS are file systems through which one speaks to the host's kernel,
+// wherever they are mounted.
+var kernelFS = []string{
+	"proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs",
+	"bpf", "efivarfs", "pstore", "mqueue", "nsfs", "binfmt_misc", "selinuxfs", "resctrl", "fusectl", "hugetlbfs",
+}
+
 // checkPlaces judges every name of one source, and what it holds.
 func (p *Policy) checkPlaces(m Mount, s Source, prefix string) error {
+	if slices.Contains(kernelFS, s.FSType) {
+		return &Refusal{
+			Rule: "mounts.refuse kernel", Layer: LayerBaseline, What: describe(m),
+			Why:     prefix + quote(s.Path) + " is a " + s.FSType + " file system, through which one speaks to the host's kernel",
+			Instead: "start the container without it: the VM has its own",
+		}
+	}
 	for _, name := range append([]string{s.Path}, s.Aliases...) {
 		place := p.place(name)
 		if place == nil {
@@ -201,6 +220,14 @@ func (p *Policy) checkPlaces(m Mount, s Source, prefix string) error {
 		// What a volume holds was put there by containers: a home folder kept in
 		// one is nobody's on the host.
 		return nil
+	}
+	for _, name := range s.Contains {
+		// Only a whole place counts: of something mounted somewhere in /run the
+		// source is the owner, and /run the guest.
+		if i := slices.IndexFunc(p.Mounts.Refuse, func(r Place) bool { return path.IsAbs(r.Path) && below(r.Path, name) }); i >= 0 {
+			place := &p.Mounts.Refuse[i]
+			return p.refusePlace(m, place, prefix+"the folder "+quote(s.Path)+" holds what is mounted at "+quote(name)+", "+place.Kind)
+		}
 	}
 	for _, held := range s.Holds {
 		place := p.credential("/" + held)
@@ -284,6 +311,15 @@ func (p *Policy) CheckRootfs(s Source) error {
 		return &Refusal{
 			Rule: "rootfs", Layer: LayerBaseline, What: "the root file system " + quote(s.Asked),
 			Why: "it is a " + string(s.Kind), Instead: "name a folder",
+		}
+	}
+	for _, inside := range s.Inside {
+		if slices.Contains(kernelFS, inside.FSType) {
+			return &Refusal{
+				Rule: "mounts.refuse kernel", Layer: LayerBaseline, What: "the root file system " + quote(s.Asked),
+				Why:     "it contains the mount " + quote(inside.Path) + ", a " + inside.FSType + " file system of the host's kernel",
+				Instead: "unmount that first",
+			}
 		}
 	}
 	for _, name := range append([]string{s.Path}, s.Aliases...) {

@@ -1,0 +1,180 @@
+package share
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+)
+
+// DaemonPaths is where distributions put virtiofsd.
+var DaemonPaths = []string{"/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd", "/usr/local/bin/virtiofsd"}
+
+// FindDaemon returns the virtiofsd of this host. The one that belongs to QEMU
+// below version 8, in /usr/lib/qemu, is a different program and is not used.
+func FindDaemon() (string, error) {
+	for _, p := range DaemonPaths {
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("virtiofsd is not installed (looked for %v); install the package virtiofsd, version 1.10 or later", DaemonPaths)
+}
+
+// Starter starts the daemon where the VM's owner wants it: like exec.Cmd.Start.
+type Starter func(*exec.Cmd) error
+
+// tailSize is how much of the daemon's last words is kept, in bytes.
+const tailSize = 4 << 10
+
+// daemon is a running virtiofsd.
+type daemon struct {
+	cmd  *exec.Cmd
+	tail *tail
+	done chan struct{}
+	err  error // valid after done
+	// stopped is set before the daemon is killed on purpose.
+	mu      sync.Mutex
+	stopped bool
+}
+
+// arguments are the daemon's. docs/files.md has the reasons.
+func arguments(tree string) []string {
+	return []string{
+		"--fd=3",
+		"--shared-dir=" + tree,
+		"--sandbox=chroot",
+		"--seccomp=kill",
+		"--cache=auto",
+		"--announce-submounts",
+		"--xattr",
+		"--inode-file-handles=never",
+		"--thread-pool-size=0",
+		"--log-level=warn",
+	}
+}
+
+// Serve starts virtiofsd over the tree, listening at Socket when it returns.
+// Containers can be added before and after. It serves one VM, once. ctx bounds
+// the start only.
+func (s *Share) Serve(ctx context.Context, virtiofsd string, start Starter) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("the share is closed")
+	}
+	if s.daemon != nil {
+		return errors.New("the share is served already")
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// Listening before the daemon runs, so that nobody has to wait for it.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.tmp, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("listen for the VM at %s: %w", s.tmp, plain(err))
+	}
+	l.SetUnlinkOnClose(false)
+	defer closeQuietly(l)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(s.tmp))
+		}
+	}()
+	if err := os.Chmod(s.tmp, 0o600); err != nil {
+		return fmt.Errorf("protect %s: %w", s.tmp, plain(err))
+	}
+	socket, err := l.File()
+	if err != nil {
+		return fmt.Errorf("pass %s on: %w", s.tmp, err)
+	}
+	defer closeQuietly(socket)
+
+	d := &daemon{tail: &tail{}, done: make(chan struct{})}
+	d.cmd = exec.Command(virtiofsd, arguments(s.dir)...)
+	d.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LANG=C.UTF-8"}
+	d.cmd.Dir = "/"
+	d.cmd.Stderr = d.tail
+	d.cmd.ExtraFiles = []*os.File{socket}
+	if start == nil {
+		start = (*exec.Cmd).Start
+	}
+	if err := start(d.cmd); err != nil {
+		return fmt.Errorf("start virtiofsd: %w", plain(err))
+	}
+	go d.wait()
+	s.daemon = d
+	s.undo.Add("remove the daemon's socket", func() error { return ignoreMissing(os.Remove(s.tmp)) })
+	return nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Done is closed when the daemon has ended, for whatever reason. The share must
+// have been served.
+func (s *Share) Done() <-chan struct{} { return s.daemon.done }
+
+// Err says why the daemon ended, with its last words; nil where Close ended it.
+// It is valid after Done.
+func (s *Share) Err() error { return s.daemon.err }
+
+// PID is the daemon's process.
+func (s *Share) PID() int { return s.daemon.cmd.Process.Pid }
+
+func (d *daemon) wait() {
+	err := d.cmd.Wait()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.stopped {
+		how := "ended by itself"
+		if err != nil {
+			how = err.Error()
+		}
+		d.err = fmt.Errorf("virtiofsd, which serves the container's files, ended: %s; it said: %q", how, d.tail.String())
+	}
+	close(d.done)
+}
+
+func (d *daemon) stop() error {
+	d.mu.Lock()
+	d.stopped = true
+	d.mu.Unlock()
+	err := d.cmd.Process.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	<-d.done
+	return err
+}
+
+// tail keeps the last bytes that were written to it.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+// Write keeps what fits.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, p...)
+	if over := len(t.buf) - tailSize; over > 0 {
+		t.buf = append([]byte(nil), t.buf[over:]...)
+	}
+	return len(p), nil
+}
+
+// String returns what was kept.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.buf)
+}
