@@ -102,11 +102,8 @@ func makeRest(fd int, existing, rest string, file bool) (next string, err error)
 	defer func() { err = errors.Join(err, unix.Close(dir)) }()
 	parts := strings.Split(rest, "/")
 	for i, part := range parts {
-		last := i == len(parts)-1
-		if last && file {
-			return "", makeFile(dir, part)
-		}
-		switch err := unix.Mkdirat(dir, part, 0o755); {
+		asFile := file && i == len(parts)-1
+		switch err := makeOne(dir, part, asFile); {
 		case errors.Is(err, unix.EEXIST) && i == 0:
 			link, err := readlinkat(dir, part)
 			if err != nil {
@@ -116,7 +113,7 @@ func makeRest(fd int, existing, rest string, file bool) (next string, err error)
 				link = path.Join(existing, link)
 			}
 			return path.Join(append([]string{"/", link}, parts[1:]...)...), nil
-		case err != nil:
+		case err != nil || asFile:
 			return "", plain(err)
 		}
 		// What was just made, and no link that took its place.
@@ -136,10 +133,14 @@ func makeRest(fd int, existing, rest string, file bool) (next string, err error)
 	return "", nil
 }
 
-func makeFile(dir int, name string) error {
+// makeOne makes an empty file or folder.
+func makeOne(dir int, name string, file bool) error {
+	if !file {
+		return unix.Mkdirat(dir, name, 0o755)
+	}
 	fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o755)
 	if err != nil {
-		return plain(err)
+		return err
 	}
 	return unix.Close(fd)
 }
