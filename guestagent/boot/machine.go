@@ -1,0 +1,97 @@
+package boot
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
+	"github.com/nanoclaw/nanoclaw/guestagent/cgroup"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	minEntropy = 32
+	maxEntropy = 4096
+)
+
+// Machine is the VM as a whole.
+type Machine struct {
+	off sync.Once
+}
+
+// SetClock sets the VM's clock, which knows the time from nobody else.
+func (*Machine) SetClock(unixNano int64) error {
+	t := time.Unix(0, unixNano)
+	if y := t.UTC().Year(); y < 2020 || y > 2200 {
+		return fmt.Errorf("the host's time is in the year %d: %w", y, errdefs.ErrInvalidArgument)
+	}
+	ts := unix.NsecToTimespec(unixNano)
+	return unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
+}
+
+// Seed adds entropy to the kernel's random source and has it used at once.
+func (*Machine) Seed(entropy []byte) error {
+	if len(entropy) < minEntropy || len(entropy) > maxEntropy {
+		return fmt.Errorf("%d bytes of entropy are not %d to %d: %w", len(entropy), minEntropy, maxEntropy, errdefs.ErrInvalidArgument)
+	}
+	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	// struct rand_pool_info: bits of entropy, bytes of the buffer, the buffer.
+	pool := binary.NativeEndian.AppendUint32(make([]byte, 0, 8+len(entropy)), uint32(len(entropy)*8))
+	pool = binary.NativeEndian.AppendUint32(pool, uint32(len(entropy)))
+	pool = append(pool, entropy...)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool[0]))); errno != 0 {
+		return fmt.Errorf("add entropy: %w", errno)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDRESEEDCRNG, 0); errno != 0 {
+		return fmt.Errorf("reseed: %w", errno)
+	}
+	return nil
+}
+
+// killTime is how long the processes of containers have to be gone before the
+// power goes off under them.
+const killTime = 2 * time.Second
+
+// PowerOff kills every container, writes back what is cached and turns the VM
+// off. It does not return.
+func (m *Machine) PowerOff(reason string) {
+	m.off.Do(func() {
+		log.L.Infof("power off: %s", reason)
+		// The share's server may be gone, and who waits for it waits for ever.
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := cgroup.KillContainers(); err != nil {
+				log.L.WithError(err).Warn("kill the containers")
+			}
+			unix.Sync()
+			_ = unix.Unmount(agent.ShareDir, unix.MNT_DETACH)
+		}()
+		select {
+		case <-done:
+		case <-time.After(killTime):
+			log.L.Warn("power off without waiting for the share")
+		}
+		off()
+	})
+	select {}
+}
+
+func off() {
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		log.L.WithError(err).Error("power off")
+	}
+	// A kernel that cannot turn the VM off can restart it, which the host takes
+	// for its end as well.
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+}

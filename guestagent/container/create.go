@@ -1,0 +1,224 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
+	"github.com/nanoclaw/nanoclaw/guestagent/cgroup"
+	"github.com/nanoclaw/nanoclaw/guestagent/ocispec"
+	"github.com/nanoclaw/nanoclaw/guestagent/stdio"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// undoTime bounds what is done to take a failed Create back.
+const undoTime = 30 * time.Second
+
+// create makes the container. It leaves nothing when it fails.
+func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid int, err error) {
+	var undo []func()
+	defer func() {
+		if err != nil {
+			c.end()
+			for i := len(undo) - 1; i >= 0; i-- {
+				undo[i]()
+			}
+		}
+	}()
+
+	if err := validateStdio(req.GetStdio()); err != nil {
+		return 0, err
+	}
+	spec, dropped, err := ocispec.Container(req.GetSpec(), ocispec.Guest{
+		CgroupPath:       c.group.Path(),
+		NetworkNamespace: c.cfg.NetworkNamespace,
+		Swap:             cgroup.LimitsSwap(),
+		Terminal:         req.GetStdio().GetTerminal(),
+	})
+	if err != nil {
+		return 0, err
+	}
+	logDropped(ctx, c.id, dropped)
+	if err := checkSources(c.cfg.Share, ocispec.Sources(spec)); err != nil {
+		return 0, err
+	}
+
+	if c.bundle, err = bundleDir(c.cfg.Dir, c.id); err != nil {
+		return 0, fmt.Errorf("make the bundle: %w", err)
+	}
+	undo = append(undo, func() { _ = os.RemoveAll(c.bundle) })
+	if err := writeSpec(c.bundle, spec); err != nil {
+		return 0, fmt.Errorf("write the bundle: %w", err)
+	}
+
+	io, err := stdio.Open(ctx, c.cfg.Streams, req.GetStdio(), int(spec.Process.User.UID), int(spec.Process.User.GID))
+	if err != nil {
+		return 0, err
+	}
+	l, err := open(io, c.cfg.TerminalDir)
+	if err != nil {
+		return 0, err
+	}
+	undo = append(undo, l.close)
+
+	expect := c.cfg.Reaper.Expect()
+	defer expect.Close()
+	undo = append(undo, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), undoTime)
+		defer cancel()
+		if err := c.cfg.Runtime.Delete(ctx, c.id, c.bundle); err != nil {
+			log.G(ctx).WithError(err).Warnf("container %.12s: take back", c.id)
+		}
+	})
+	if pid, err = c.cfg.Runtime.Create(ctx, c.id, c.bundle, io, consoleOf(l)); err != nil {
+		return 0, err
+	}
+	child := expect.Claim(pid)
+	if err := l.carry(ctx); err != nil {
+		return 0, err
+	}
+	p := newProcess(child, io)
+	c.mu.Lock()
+	c.init, c.state = p, created
+	c.mu.Unlock()
+	c.adopt(p, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.state != deleted {
+			c.state = stopped
+		}
+	})
+	return pid, nil
+}
+
+// Exec starts one more process in the running container and returns its PID.
+func (c *Container) Exec(ctx context.Context, req *agent.ExecRequest) (pid int, err error) {
+	id := req.GetExec()
+	if err := checkID("exec", id); err != nil {
+		return 0, err
+	}
+	if err := validateStdio(req.GetStdio()); err != nil {
+		return 0, err
+	}
+	spec, dropped, err := ocispec.Process(req.GetProcess(), req.GetStdio().GetTerminal())
+	if err != nil {
+		return 0, err
+	}
+	logDropped(ctx, c.id, dropped)
+	if err := c.reserveExec(id); err != nil {
+		return 0, err
+	}
+	var p *process
+	defer func() { c.settleExec(id, p) }()
+
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	io, err := stdio.Open(ctx, c.cfg.Streams, req.GetStdio(), int(spec.User.UID), int(spec.User.GID))
+	if err != nil {
+		return 0, err
+	}
+	l, err := open(io, c.cfg.TerminalDir)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+
+	c.op.RLock()
+	defer c.op.RUnlock()
+	// A frozen group would freeze crun in it.
+	if err := c.require(running); err != nil {
+		return 0, err
+	}
+	expect := c.cfg.Reaper.Expect()
+	defer expect.Close()
+	if pid, err = c.cfg.Runtime.Exec(ctx, c.id, c.bundle, "exec-"+id, spec, io, consoleOf(l)); err != nil {
+		return 0, err
+	}
+	child := expect.Claim(pid)
+	if err := l.carry(ctx); err != nil {
+		_ = child.Signal(unix.SIGKILL)
+		return 0, err
+	}
+	p = newProcess(child, io)
+	c.adopt(p, func() {})
+	return pid, nil
+}
+
+// reserveExec takes the id and a place.
+func (c *Container) reserveExec(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.requireLocked(running); err != nil {
+		return err
+	}
+	if _, ok := c.execs[id]; ok {
+		return fmt.Errorf("exec %s of container %s: %w", id, c.id, errdefs.ErrAlreadyExists)
+	}
+	if len(c.execs)+len(c.carrying) >= maxExecs {
+		return fmt.Errorf("container %s has %d execs: %w", c.id, maxExecs, errdefs.ErrResourceExhausted)
+	}
+	c.execs[id] = nil
+	return nil
+}
+
+// settleExec makes the exec known, or gives its id back when there is none.
+func (c *Container) settleExec(id string, p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p == nil {
+		delete(c.execs, id)
+		return
+	}
+	c.execs[id] = p
+}
+
+func validateStdio(s *agent.Stdio) error {
+	if err := stdio.Validate(s); err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func writeSpec(bundle string, spec *specs.Spec) error {
+	raw, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(bundle, "config.json"), raw, 0o600)
+}
+
+// checkSources refuses a source that is reached through a link: it would lead
+// out of the share, to a file of the guest.
+func checkSources(share string, paths []string) error {
+	root, err := unix.Open(share, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the share: %w", err)
+	}
+	defer func() { _ = unix.Close(root) }()
+	for _, p := range paths {
+		rel := strings.TrimPrefix(p, share+"/")
+		fd, err := unix.Openat2(root, rel, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+		})
+		if err != nil {
+			// Not with the system's words: Docker would take them for the program's.
+			return fmt.Errorf("source %s is missing in the share or reached by a link (%s): %w",
+				rel, unix.ErrnoName(err.(unix.Errno)), errdefs.ErrFailedPrecondition)
+		}
+		_ = unix.Close(fd)
+	}
+	return nil
+}
