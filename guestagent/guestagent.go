@@ -53,6 +53,11 @@ func Run(ctx context.Context, machine *boot.Machine) error {
 	if err := start(); err != nil {
 		return err
 	}
+	// The first use of package os's process handles tries them out on a child of
+	// its own, which must not be reaped by us.
+	if self, err := os.FindProcess(os.Getpid()); err == nil {
+		_ = self.Release()
+	}
 	children := reaper.New()
 	go children.Run(ctx)
 	runc.Monitor = children.Commands()
@@ -86,15 +91,13 @@ func Run(ctx context.Context, machine *boot.Machine) error {
 }
 
 func start() error {
-	if err := boot.PivotableRoot(); err != nil {
-		return fmt.Errorf("prepare the root: %w", err)
-	}
 	if err := boot.Mount(); err != nil {
 		return err
 	}
 	if err := boot.Console(); err != nil {
 		return fmt.Errorf("open the console: %w", err)
 	}
+	boot.Log()
 	if err := boot.Protect(); err != nil {
 		return err
 	}
@@ -159,10 +162,19 @@ func (o *once) Addr() net.Addr { return o.addr }
 
 func (o *once) stop() { o.end.Do(func() { close(o.ended) }) }
 
-// watched tells of its closing.
+// watched tells of the connection's end, however it came: the server would
+// otherwise go on with calls that nobody waits for.
 type watched struct {
 	net.Conn
 	closed func()
+}
+
+func (w watched) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if err != nil {
+		w.closed()
+	}
+	return n, err
 }
 
 func (w watched) Close() error {

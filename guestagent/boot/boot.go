@@ -37,14 +37,16 @@ var mounts = []mount{
 	{source: "sysfs", target: "/sys", kind: "sysfs", flags: safe, mode: 0o555},
 	{source: "devtmpfs", target: "/dev", kind: "devtmpfs", flags: unix.MS_NOSUID, data: "mode=0755", mode: 0o755, kernel: true},
 	{source: "devpts", target: "/dev/pts", kind: "devpts", flags: unix.MS_NOSUID | unix.MS_NOEXEC, data: "newinstance,ptmxmode=0666,mode=0620,gid=5", mode: 0o755},
-	{source: "shm", target: "/dev/shm", kind: "tmpfs", flags: safe, data: "mode=1777", mode: 0o1777},
-	{source: "mqueue", target: "/dev/mqueue", kind: "mqueue", flags: safe, mode: 0o1777},
+	{source: "shm", target: "/dev/shm", kind: "tmpfs", flags: safe, data: "mode=1777", mode: 0o755},
+	{source: "mqueue", target: "/dev/mqueue", kind: "mqueue", flags: safe, mode: 0o755},
 	{source: "run", target: "/run", kind: "tmpfs", flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=0755", mode: 0o755},
-	{source: "tmp", target: "/tmp", kind: "tmpfs", flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=1777", mode: 0o1777},
+	{source: "tmp", target: "/tmp", kind: "tmpfs", flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=1777", mode: 0o755},
 	{source: "cgroup2", target: cgroup.Root, kind: "cgroup2", flags: safe, data: "nsdelegate,memory_recursiveprot", mode: 0o755},
 	{source: "securityfs", target: "/sys/kernel/security", kind: "securityfs", flags: safe, mode: 0o755, optional: true},
 	{source: "bpf", target: "/sys/fs/bpf", kind: "bpf", flags: safe, data: "mode=0700", mode: 0o700, optional: true},
-	{source: agent.ShareTag, target: agent.ShareDir, kind: "virtiofs", flags: unix.MS_NODEV, mode: 0o700},
+	// With devices: a container may have one of its own image, or /dev/null in
+	// a file's place; which it may use, its device rules say.
+	{source: agent.ShareTag, target: agent.ShareDir, kind: "virtiofs", mode: 0o700},
 }
 
 // Mount mounts all that a container needs of the system, and the share.
@@ -104,33 +106,6 @@ func Console() error {
 		unix.Dup3(int(console.Fd()), 1, 0),
 		unix.Dup3(int(console.Fd()), 2, 0),
 	)
-}
-
-// PivotableRoot makes the root one that crun can leave with pivot_root. An
-// initramfs is not: it has no parent. Mounted once more on top of itself it
-// has, at no cost in memory.
-func PivotableRoot() error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/", &fs); err != nil {
-		return err
-	}
-	if fs.Type != unix.RAMFS_MAGIC && fs.Type != unix.TMPFS_MAGIC {
-		return nil
-	}
-	const at = "/tmp"
-	if err := os.MkdirAll(at, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("/", at, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount the root on itself: %w", err)
-	}
-	if err := unix.Chdir(at); err != nil {
-		return err
-	}
-	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
-		return fmt.Errorf("move the root: %w", err)
-	}
-	return errors.Join(unix.Chroot("."), unix.Chdir("/"))
 }
 
 // Dirs makes the agent's own folders.

@@ -62,6 +62,9 @@ func (*Machine) Seed(entropy []byte) error {
 // power goes off under them.
 const killTime = 2 * time.Second
 
+// flushTime is how long the last lines of the log have to reach the console.
+const flushTime = 200 * time.Millisecond
+
 // PowerOff kills every container, writes back what is cached and turns the VM
 // off. It does not return.
 func (m *Machine) PowerOff(reason string) {
@@ -82,6 +85,7 @@ func (m *Machine) PowerOff(reason string) {
 		case <-time.After(killTime):
 			log.L.Warn("power off without waiting for the share")
 		}
+		console.flush(flushTime)
 		off()
 	})
 	select {}

@@ -7,6 +7,7 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -143,22 +144,16 @@ func (r *Runtime) call(ctx context.Context, logFile string, f func(context.Conte
 	return fmt.Errorf("crun: %w", err)
 }
 
-// maxLog bounds what is read of crun's log, from its end.
+// maxLog bounds what is read of crun's log. One call writes a few lines.
 const maxLog = 64 << 10
 
-// lastMessage returns the last message of a log of crun's, each line of which
-// is a JSON object.
+// lastMessage returns the last error in a log of crun's.
 func lastMessage(path string) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
 	}
 	defer func() { _ = f.Close() }()
-	if info, err := f.Stat(); err == nil && info.Size() > maxLog {
-		if _, err := f.Seek(-maxLog, io.SeekEnd); err != nil {
-			return ""
-		}
-	}
 	raw, err := io.ReadAll(io.LimitReader(f, maxLog))
 	if err != nil {
 		return ""
@@ -166,18 +161,22 @@ func lastMessage(path string) string {
 	return parseLog(raw)
 }
 
+// parseLog reads objects until something is not one: crun spreads them over
+// several lines, or not, depending on its version.
 func parseLog(raw []byte) string {
 	last := ""
-	for line := range strings.Lines(string(raw)) {
+	for dec := json.NewDecoder(bytes.NewReader(raw)); ; {
 		var entry struct {
 			Level string `json:"level"`
 			Msg   string `json:"msg"`
 		}
-		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg != "" && entry.Level != "warning" && entry.Level != "debug" {
+		if dec.Decode(&entry) != nil {
+			return last
+		}
+		if entry.Msg != "" && entry.Level != "warning" && entry.Level != "debug" {
 			last = entry.Msg
 		}
 	}
-	return last
 }
 
 func readPID(path string) (int, error) {
