@@ -46,6 +46,16 @@ func findCrun() string {
 	return path
 }
 
+// recent reports whether crun is 1.20 or later.
+func recent(crun string) bool {
+	out, err := exec.Command(crun, "--version").Output()
+	var minor int
+	if err == nil {
+		_, err = fmt.Sscanf(string(out), "crun version 1.%d", &minor)
+	}
+	return err == nil && minor >= 20
+}
+
 // runInside returns why it could not.
 func runInside() (code int, why string) {
 	crun := findCrun()
@@ -54,6 +64,8 @@ func runInside() (code int, why string) {
 		return 0, "it is not installed (NANOCLAW_TEST_CRUN names it elsewhere)"
 	case os.Getuid() != 0:
 		return 0, "it needs root"
+	case !recent(crun):
+		return 0, crun + " is older than the guest's and has other words for its errors"
 	}
 	hierarchy, own, err := cgroup2()
 	if err != nil {
