@@ -8,6 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 )
 
 // DaemonPaths is where distributions put virtiofsd.
@@ -41,6 +44,22 @@ type daemon struct {
 	stopped bool
 }
 
+// enoughFiles is the number of open files with which the daemon can hold one
+// descriptor for every file that the VM knows: several node_modules.
+const enoughFiles = 100_000
+
+// fileHandles says how the daemon remembers files: by descriptors, where the
+// host lets it have enough of them. File handles need none, but a right with
+// which a daemon that was taken over could open any file of a file system by its
+// number (CAP_DAC_READ_SEARCH).
+func fileHandles() string {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil && limit.Max < enoughFiles {
+		return "prefer"
+	}
+	return "never"
+}
+
 // arguments are the daemon's. docs/files.md has the reasons.
 func arguments(tree string) []string {
 	return []string{
@@ -51,7 +70,7 @@ func arguments(tree string) []string {
 		"--cache=auto",
 		"--announce-submounts",
 		"--xattr",
-		"--inode-file-handles=never",
+		"--inode-file-handles=" + fileHandles(),
 		"--thread-pool-size=0",
 		"--log-level=warn",
 	}
@@ -93,6 +112,9 @@ func (s *Share) Serve(ctx context.Context, virtiofsd string, start Starter) (err
 	}
 	defer closeQuietly(socket)
 
+	if fileHandles() != "never" {
+		log.G(ctx).Warnf("the limit of open files is below %d (ulimit -Hn); virtiofsd keeps CAP_DAC_READ_SEARCH to need fewer of them", enoughFiles)
+	}
 	d := &daemon{tail: &tail{}, done: make(chan struct{})}
 	d.cmd = exec.Command(virtiofsd, arguments(s.dir)...)
 	d.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LANG=C.UTF-8"}

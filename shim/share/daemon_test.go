@@ -71,6 +71,20 @@ func TestStartFailureLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestFileHandlesOnlyWhereDescriptorsRunOut(t *testing.T) {
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	want := "never"
+	if was.Max < enoughFiles {
+		want = "prefer"
+	}
+	if got := fileHandles(); got != want {
+		t.Errorf("with at most %d open files: %s, want %s", was.Max, got, want)
+	}
+}
+
 func (b *bench) refusedServe(cause error) {
 	b.Helper()
 	err := b.share.Serve(context.Background(), "/bin/true", func(*exec.Cmd) error { return cause })
@@ -147,6 +161,9 @@ func TestRealDaemonIsConfined(t *testing.T) {
 				{"DAC_READ_SEARCH", unix.CAP_DAC_READ_SEARCH},
 				{"NET_ADMIN", unix.CAP_NET_ADMIN},
 			} {
+				if c.bit == unix.CAP_DAC_READ_SEARCH && fileHandles() != "never" {
+					continue // the machine allows too few open files to do without
+				}
 				if caps&(1<<c.bit) != 0 {
 					t.Errorf("it keeps CAP_%s", c.name)
 				}
