@@ -101,7 +101,7 @@ func TestGuestBoots(t *testing.T) {
 	cmd := qemu(ctx,
 		"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults", "-no-user-config", "-no-reboot",
 		"-display", "none", "-kernel", kernel,
-		"-append", "console=hvc0 quiet panic=-1 root=/dev/vda ro rootfstype=erofs init=/sbin/nanoclaw-agent",
+		"-append", "console=hvc0 quiet panic=-1 root=/dev/vda ro rootfstype=erofs",
 		"-drive", "if=none,id=root,format=raw,readonly=on,file="+image, "-device", "virtio-blk-pci,drive=root",
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=console", "-device", "virtconsole,chardev=console")
 	console, err := cmd.CombinedOutput()
@@ -117,7 +117,7 @@ func TestGuestBoots(t *testing.T) {
 		`controllers: cpuset cpu io memory pids`,
 		`btf: true`,
 		`read-only: true`,
-		`tree: bin/crun lib/x86_64-linux-gnu/[^ ]+\.so[^ ]*( lib/x86_64-linux-gnu/[^ ]+\.so[^ ]*)* lib64/ld-linux-x86-64\.so\.2 sbin/nanoclaw-agent`,
+		`tree: bin/crun lib/x86_64-linux-gnu/[^ ]+\.so[^ ]*( lib/x86_64-linux-gnu/[^ ]+\.so[^ ]*)* lib64/ld-linux-x86-64\.so\.2 sbin/init sbin/nanoclaw-agent`,
 		`crun: crun version [0-9.]+ <nil>`,
 	} {
 		if !regexp.MustCompile(`(?m)^` + want + `$`).MatchString(said) {
@@ -126,8 +126,7 @@ func TestGuestBoots(t *testing.T) {
 	}
 }
 
-// findQEMU returns how to run QEMU: the machine's own if it is new enough for Rust's virtiofsd to matter, else the one
-// of the test engine's root, with its own libraries and without entering the root.
+// findQEMU returns how to run the QEMU of the test engine's root: with its own libraries, without entering the root.
 func findQEMU(t *testing.T) func(context.Context, ...string) *exec.Cmd {
 	t.Helper()
 	out, err := exec.Command("../test/engine/build-root").Output()
