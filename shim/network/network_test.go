@@ -12,6 +12,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
+// peers are where outer answers: the gateway, and the world behind it.
+var peers = []string{"172.30.0.1:7000", "[fd30::1]:7000", "203.0.113.9:7000", "[2001:db8::9]:7000"}
+
 // dualStack connects the network that most tests use.
 func (tn *testnet) dualStack() {
 	tn.t.Helper()
@@ -29,10 +32,10 @@ func TestTrafficBothWays(t *testing.T) {
 	if len(state.Interfaces) != 1 || state.Interfaces[0].Name != "eth0" {
 		t.Fatalf("interfaces: %v", state.Interfaces)
 	}
-	echo(t, tn.outer, ":7000")
-	echo(t, tn.guest, ":7000")
+	echo(t, tn.guest, "172.30.0.2:7000", "[fd30::2]:7000")
+	echo(t, tn.outer, peers...)
 
-	for _, to := range []string{"172.30.0.1:7000", "[fd30::1]:7000", "203.0.113.9:7000", "[2001:db8::9]:7000"} {
+	for _, to := range peers {
 		tn.talks("guest to peer", tn.guest, "tcp", to, 4<<20)
 		tn.talks("guest to peer", tn.guest, "udp", to, 1200)
 	}
@@ -55,9 +58,8 @@ func TestOwnConnections(t *testing.T) {
 	tn := newTestnet(t)
 	tn.dualStack()
 	tn.wire()
-	echo(t, tn.outer, ":7000")
-	targets := []string{"172.30.0.1:7000", "203.0.113.9:7000", "[fd30::1]:7000", "[2001:db8::9]:7000"}
-	for _, to := range targets {
+	echo(t, tn.outer, peers...)
+	for _, to := range peers {
 		tn.talks("namespace to peer", tn.inner, "udp", to, 1200)
 		tn.talks("namespace to peer", tn.inner, "tcp", to, 1<<20)
 	}
@@ -85,7 +87,7 @@ func TestOwnConnections(t *testing.T) {
 		}
 		return nil
 	}))
-	for _, to := range targets {
+	for _, to := range peers {
 		if err := talk(tn.inner, "udp", to, 100, 300*time.Millisecond); err == nil {
 			t.Errorf("%s was reached without the exception for own connections", to)
 		}

@@ -32,7 +32,6 @@ type testnet struct {
 	t                   *testing.T
 	outer, inner, guest *Namespace
 	net                 *Network
-	copiers             sync.WaitGroup
 }
 
 func requireRoot(t testing.TB) {
@@ -108,12 +107,13 @@ func (tn *testnet) AddNIC(_ context.Context, n hypervisor.NIC) error {
 	if err != nil {
 		return err
 	}
-	tn.copiers.Go(func() { copyFrames(host, device.file) })
-	tn.copiers.Go(func() { copyFrames(device.file, host) })
+	var copiers sync.WaitGroup
+	copiers.Go(func() { copyFrames(host, device.file) })
+	copiers.Go(func() { copyFrames(device.file, host) })
 	tn.t.Cleanup(func() {
 		_ = host.Close()
 		_ = device.file.Close()
-		tn.copiers.Wait()
+		copiers.Wait()
 	})
 	return nil
 }
@@ -260,8 +260,8 @@ func (tn *testnet) apply(state *agent.NetworkState) error {
 	})
 }
 
-// guestNames remembers no state between calls: a device is known by the MAC it
-// was made with, which Linux keeps as an alias set here.
+// applyInterface finds a device by the MAC it was made with, which is kept as
+// the link's alias because the MAC itself is overwritten.
 func applyInterface(links []netlink.Link, i *agent.Interface) error {
 	for _, l := range links {
 		a := l.Attrs()
@@ -317,8 +317,15 @@ func (tn *testnet) must(err error) {
 	}
 }
 
-// echo serves TCP and UDP at address in ns; it sends back what it gets.
-func echo(t *testing.T, ns *Namespace, address string) {
+// echo serves TCP and UDP at each address in ns; it sends back what it gets.
+func echo(t *testing.T, ns *Namespace, addresses ...string) {
+	t.Helper()
+	for _, a := range addresses {
+		echoAt(t, ns, a)
+	}
+}
+
+func echoAt(t *testing.T, ns *Namespace, address string) {
 	t.Helper()
 	var l net.Listener
 	var p net.PacketConn
