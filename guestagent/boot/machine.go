@@ -27,18 +27,26 @@ type Machine struct {
 
 // SetClock sets the VM's clock, which knows the time from nobody else.
 func (*Machine) SetClock(unixNano int64) error {
-	t := time.Unix(0, unixNano)
-	if y := t.UTC().Year(); y < 2020 || y > 2200 {
-		return fmt.Errorf("the host's time is in the year %d: %w", y, errdefs.ErrInvalidArgument)
+	if err := checkTime(unixNano); err != nil {
+		return err
 	}
 	ts := unix.NsecToTimespec(unixNano)
 	return unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
 }
 
+// checkTime refuses a time at which no VM of ours runs. It is apart from
+// SetClock so that a test of it sets no clock.
+func checkTime(unixNano int64) error {
+	if y := time.Unix(0, unixNano).UTC().Year(); y < 2020 || y > 2100 {
+		return fmt.Errorf("the host's time is in the year %d: %w", y, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
 // Seed adds entropy to the kernel's random source and has it used at once.
 func (*Machine) Seed(entropy []byte) error {
-	if len(entropy) < minEntropy || len(entropy) > maxEntropy {
-		return fmt.Errorf("%d bytes of entropy are not %d to %d: %w", len(entropy), minEntropy, maxEntropy, errdefs.ErrInvalidArgument)
+	if err := checkEntropy(entropy); err != nil {
+		return err
 	}
 	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
 	if err != nil {
@@ -54,6 +62,13 @@ func (*Machine) Seed(entropy []byte) error {
 	}
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDRESEEDCRNG, 0); errno != 0 {
 		return fmt.Errorf("reseed: %w", errno)
+	}
+	return nil
+}
+
+func checkEntropy(entropy []byte) error {
+	if len(entropy) < minEntropy || len(entropy) > maxEntropy {
+		return fmt.Errorf("%d bytes of entropy are not %d to %d: %w", len(entropy), minEntropy, maxEntropy, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
