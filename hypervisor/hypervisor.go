@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 )
 
@@ -76,6 +77,10 @@ type Config struct {
 	// StartProcess starts the VMM and its helpers. Nil: exec.Cmd.Start.
 	StartProcess Starter
 }
+
+// VsockPath is the Unix socket of a VM's vsock device (package hybridvsock)
+// below its Dir. Whoever wants the guest's calls listens beside it before Start.
+func VsockPath(dir string) string { return filepath.Join(dir, "v.sock") }
 
 // ConsoleLimit bounds what a guest can write to its console's file, in bytes.
 // A guest that prints without end must not fill the host's disk.

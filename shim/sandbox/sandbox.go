@@ -1,0 +1,412 @@
+// Package sandbox is one micro-VM with everything around it: the run
+// directory, the network namespace, the share and its daemon, the VMM, and the
+// connection to the agent. It is started and ended as a whole.
+//
+// It knows containers only as something to share files for; their life is
+// package task. Nothing in it assumes that a VM holds one container, though
+// under Docker each does.
+//
+// However a part of it ends (the guest powers off, the VMM or virtiofsd is
+// killed, the agent stops answering), Done is closed, once, and nothing is left
+// after Close.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nanoclaw/nanoclaw/annotations"
+	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
+	"github.com/nanoclaw/nanoclaw/api/stream"
+	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/guest"
+	"github.com/nanoclaw/nanoclaw/shim/launch"
+	"github.com/nanoclaw/nanoclaw/shim/network"
+	"github.com/nanoclaw/nanoclaw/shim/share"
+	"github.com/nanoclaw/nanoclaw/shim/vmcgroup"
+)
+
+// guestCID is every guest's vsock context id: the socket tells VMs apart.
+const guestCID = 3
+
+// goodbye is how long an orderly power-off may take.
+const goodbye = 5 * time.Second
+
+// Options describe a sandbox.
+type Options struct {
+	// Namespace and ID name it on this host.
+	Namespace, ID string
+	Config        config.Config
+	Hypervisor    hypervisor.Hypervisor
+	Launcher      *launch.Launcher
+	// Spec is the first container's, for the sandbox's size and namespaces;
+	// Policy is its policy.
+	Spec   *specs.Spec
+	Policy *annotations.Policy
+}
+
+// Timing says when the steps of a start were done.
+type Timing struct {
+	VMM, Agent time.Time
+}
+
+// Sandbox is a running VM. Its methods are safe for concurrent use.
+type Sandbox struct {
+	dir    rundir
+	ns     *network.Namespace
+	net    *network.Network
+	share  *share.Share
+	vm     hypervisor.VM
+	agent  *guest.Agent
+	timing Timing
+
+	// ctx ends when the sandbox closes; what runs beside it runs under it.
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{}
+	close  func() error
+
+	mu       sync.Mutex
+	resolv   string
+	reported error
+}
+
+// Start starts a sandbox and waits for its agent. AddContainers is called with
+// the share before the VM boots, so that a mount that is refused costs no VM.
+// On an error nothing is left.
+func Start(ctx context.Context, o Options, addContainers func(*share.Share) error) (_ *Sandbox, err error) {
+	s := &Sandbox{
+		dir:  newRundir(o.Config.RunDir, o.Namespace, o.ID),
+		done: make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	var undo cleanup.Stack
+	defer func() {
+		if err != nil {
+			s.cancel()
+			err = errors.Join(err, undo.Run())
+		}
+	}()
+
+	memory := memoryFor(o.Spec, int64(o.Config.DefaultMemory))
+	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
+	if err := s.dir.make(record{ID: o.ID, Cgroup: cgroupPath}); err != nil {
+		return nil, err
+	}
+	undo.Add("remove run directory", s.dir.remove)
+
+	cg, err := vmcgroup.New(cgroupPath, memory)
+	if err != nil {
+		return nil, err
+	}
+	undo.Add("remove cgroup", func() error { return cg.Remove(killPatience) })
+
+	if s.ns, err = openNamespace(o.Policy); err != nil {
+		return nil, err
+	}
+	undo.Add("close network namespace", s.ns.Close)
+	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, cg) }
+
+	if s.share, err = share.New(string(s.dir)); err != nil {
+		return nil, err
+	}
+	undo.Add("close share", s.share.Close)
+	if err := addContainers(s.share); err != nil {
+		return nil, err
+	}
+	virtiofsd, err := program(o.Config.Virtiofsd, share.DaemonPaths)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.share.Serve(ctx, virtiofsd, start); err != nil {
+		return nil, err
+	}
+
+	s.net = network.New(s.ns, s.relaysDNS)
+	undo.Add("close network", s.net.Close)
+	nic, err := s.net.NewNIC()
+	if err != nil {
+		return nil, err
+	}
+
+	listener, err := guest.Listen(hypervisor.VsockPath(string(s.dir)))
+	if err != nil {
+		return nil, err
+	}
+	undo.Add("close the agent's listener", listener.Close)
+	if s.vm, err = o.Hypervisor.Start(ctx, hypervisor.Config{
+		ID:           o.ID,
+		Dir:          string(s.dir),
+		Kernel:       o.Config.Kernel,
+		Image:        o.Config.Image,
+		CPUs:         cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
+		Memory:       memory,
+		FSSocket:     s.share.Socket(),
+		FSTag:        agent.ShareTag,
+		CID:          guestCID,
+		NICs:         []hypervisor.NIC{nic},
+		Console:      s.dir.console(),
+		StartProcess: start,
+	}); err != nil {
+		return nil, fmt.Errorf("start the virtual machine with %s: %w", o.Hypervisor.Name(), err)
+	}
+	undo.Add("stop the virtual machine", func() error {
+		s.vm.Kill()
+		<-s.vm.Done()
+		return nil
+	})
+	s.timing.VMM = time.Now()
+	if err := s.net.Booted(s.vm); err != nil {
+		return nil, err
+	}
+	if err := s.awaitAgent(ctx, listener, time.Duration(o.Config.BootTimeout)); err != nil {
+		return nil, err
+	}
+	undo.Add("close the agent's connection", s.agent.Close)
+	s.timing.Agent = time.Now()
+
+	s.close = sync.OnceValue(undo.Release().Run)
+	go s.watch()
+	return s, nil
+}
+
+func openNamespace(p *annotations.Policy) (*network.Namespace, error) {
+	path := p.Network.Namespace
+	if path == "" {
+		return network.NewNamespace()
+	}
+	ns, err := network.OpenNamespace(path)
+	isHost := errors.Is(err, network.ErrHostNamespace)
+	if refused := p.CheckNetworkNamespace(path, isHost); refused != nil {
+		if err == nil {
+			_ = ns.Close()
+		}
+		return nil, refused
+	}
+	return ns, err
+}
+
+// program finds a helper: a path as it is, a name in PATH and in the folders
+// where distributions keep it.
+func program(name string, known []string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, path := range known {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s was not found in PATH or in %v; install it, or name it in %s", name, known, config.DefaultPath)
+}
+
+// awaitAgent waits until the guest has booted, and says why where it does not.
+func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the guest did not boot within %s", limit))
+	defer cancel()
+	go func() {
+		select {
+		case <-s.vm.Done():
+		case <-s.share.Done():
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	a, err := l.Accept(ctx, s.vm)
+	if err == nil {
+		s.agent = a
+		return nil
+	}
+	select {
+	case <-s.share.Done():
+		return fmt.Errorf("the guest did not boot: virtiofsd ended: %w", s.share.Err())
+	default:
+	}
+	select {
+	case <-s.vm.Done():
+		e := s.vm.Exit()
+		err = fmt.Errorf("the guest did not boot: %s", e.Cause)
+		if e.Detail != "" {
+			err = fmt.Errorf("%w: %s", err, e.Detail)
+		}
+	default:
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+	}
+	if tail := s.dir.consoleTail(); tail != "" {
+		return fmt.Errorf("%w; the end of its console:\n%s", err, tail)
+	}
+	return fmt.Errorf("%w; its console is empty: is the configured kernel one that this hypervisor can boot?", err)
+}
+
+// watch ends the VM when a part of it has ended.
+func (s *Sandbox) watch() {
+	defer close(s.done)
+	select {
+	case <-s.vm.Done():
+	case <-s.share.Done():
+		// The guest would hang in every file operation.
+		s.report(fmt.Errorf("virtiofsd ended: %w", orEnded(s.share.Err())))
+		s.vm.Kill()
+	case <-s.agent.Lost():
+		// An orderly power-off ends the connection first, then the VM.
+		select {
+		case <-s.vm.Done():
+		case <-time.After(goodbye):
+			s.report(guest.ErrLost)
+			s.vm.Kill()
+		}
+	}
+	<-s.vm.Done()
+	s.cancel()
+}
+
+func orEnded(err error) error {
+	if err == nil {
+		return errors.New("it was stopped")
+	}
+	return err
+}
+
+func (s *Sandbox) report(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reported == nil {
+		s.reported = err
+	}
+}
+
+// Done is closed when the VM has ended and all its processes are gone.
+func (s *Sandbox) Done() <-chan struct{} { return s.done }
+
+// Cause says why the VM ended. It is valid after Done.
+func (s *Sandbox) Cause() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reported != nil {
+		return s.reported
+	}
+	e := s.vm.Exit()
+	if e.Detail != "" {
+		return fmt.Errorf("%s: %s", e.Cause, e.Detail)
+	}
+	return errors.New(string(e.Cause))
+}
+
+// PID is the VMM's process on the host, which lives in the container's network
+// namespace.
+func (s *Sandbox) PID() int { return s.vm.PID() }
+
+// Agent is the guest's agent.
+func (s *Sandbox) Agent() *guest.Agent { return s.agent }
+
+// Share is the tree that the guest sees.
+func (s *Sandbox) Share() *share.Share { return s.share }
+
+// Timing says how long the start took.
+func (s *Sandbox) Timing() Timing { return s.timing }
+
+// Kill ends the VM by force. It does not wait.
+func (s *Sandbox) Kill() { s.vm.Kill() }
+
+// Close ends the VM, in an orderly way where the guest helps, and removes all
+// that belongs to it. Calling it again does nothing.
+func (s *Sandbox) Close(ctx context.Context) error {
+	select {
+	case <-s.done:
+	default:
+		ctx, cancel := context.WithTimeout(ctx, goodbye)
+		defer cancel()
+		if _, err := s.agent.RPC().Shutdown(ctx, &agent.ShutdownRequest{}); err != nil && !errors.Is(err, guest.ErrLost) {
+			log.G(ctx).WithError(err).Warn("the guest did not take the power-off; it is stopped")
+		} else {
+			select {
+			case <-s.done:
+			case <-ctx.Done():
+				log.G(ctx).Warn("the guest did not power off in time; it is stopped")
+			}
+		}
+	}
+	return s.close()
+}
+
+// Wire joins the VM to what the network namespace has become, and returns what
+// the guest shall configure. resolvConf is the container's file of that name on
+// the host, empty where it has none. What changes later follows by itself.
+func (s *Sandbox) Wire(ctx context.Context, resolvConf string) (*agent.NetworkState, error) {
+	s.mu.Lock()
+	s.resolv = resolvConf
+	s.mu.Unlock()
+	state, err := s.net.Wire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.relaysDNS() {
+		if err := s.relayDNS(ctx); err != nil {
+			return nil, err
+		}
+	}
+	go func() {
+		if err := s.net.Watch(s.ctx, s.apply); err != nil && s.ctx.Err() == nil {
+			log.G(s.ctx).WithError(err).Error("network changes are not followed any more")
+		}
+	}()
+	return state, nil
+}
+
+func (s *Sandbox) apply(state *agent.NetworkState) error {
+	_, err := s.agent.RPC().Network(s.ctx, &agent.NetworkRequest{Network: state})
+	return err
+}
+
+func (s *Sandbox) relaysDNS() bool {
+	s.mu.Lock()
+	path := s.resolv
+	s.mu.Unlock()
+	if path == "" {
+		return false
+	}
+	content, err := os.ReadFile(path)
+	return err == nil && network.ResolvConfNeedsRelay(content)
+}
+
+func (s *Sandbox) relayDNS(ctx context.Context) error {
+	conn, err := s.agent.OpenStream(ctx, stream.Header{Kind: stream.DNS, ID: guest.NewStreamID()})
+	if err != nil {
+		return err
+	}
+	go func() {
+		if err := network.RelayDNS(s.ctx, s.ns, conn); err != nil && s.ctx.Err() == nil {
+			log.G(s.ctx).WithError(err).Warn("the relay of DNS questions ended")
+		}
+	}()
+	return nil
+}
+
+// ResolvConf returns the host's file behind the container's /etc/resolv.conf,
+// empty where it is the image's own.
+func ResolvConf(spec *specs.Spec) string {
+	i := slices.IndexFunc(spec.Mounts, func(m specs.Mount) bool { return m.Destination == "/etc/resolv.conf" })
+	if i < 0 {
+		return ""
+	}
+	return spec.Mounts[i].Source
+}
+
+// Destroy ends and removes a sandbox whose shim is gone, without the guest's
+// help, within the engine's five seconds. One that is not there is no error.
+func Destroy(cfg config.Config, namespace, id string) error {
+	return newRundir(cfg.RunDir, namespace, id).destroy()
+}

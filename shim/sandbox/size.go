@@ -1,0 +1,57 @@
+package sandbox
+
+import (
+	"runtime"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+const (
+	// guestReserve is what the guest's kernel, the agent and the page tables
+	// need beside the container's own memory, in bytes (docs/guest.md has the
+	// measurement).
+	guestReserve = 128 << 20
+	// memoryStep is the granularity of a VM's memory.
+	memoryStep = 2 << 20
+	// maxCPUs is what the guest's kernel is built for.
+	maxCPUs = 64
+)
+
+// memoryFor returns the VM's memory in bytes: the container's limit and what
+// the guest itself needs, or byDefault without a limit.
+func memoryFor(spec *specs.Spec, byDefault int64) int64 {
+	size := byDefault
+	if r := resources(spec); r != nil && r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
+		size = *r.Memory.Limit + guestReserve
+	}
+	return (size + memoryStep - 1) / memoryStep * memoryStep
+}
+
+// cpusFor returns the number of virtual CPUs: enough for the container's quota,
+// or byDefault without one, where 0 means all of the host's, or one where the
+// CPUs are emulated: each costs the same host thread's time, and a guest with
+// several has been seen to crash there.
+func cpusFor(spec *specs.Spec, byDefault int, isolates bool) int {
+	n := byDefault
+	if n == 0 {
+		n = 1
+		if isolates {
+			n = runtime.NumCPU()
+		}
+	}
+	if r := resources(spec); r != nil && r.CPU != nil && r.CPU.Quota != nil && *r.CPU.Quota > 0 {
+		period := int64(100_000) // the kernel's default, microseconds
+		if p := r.CPU.Period; p != nil && *p > 0 {
+			period = int64(*p)
+		}
+		n = int((*r.CPU.Quota + period - 1) / period)
+	}
+	return max(1, min(n, maxCPUs))
+}
+
+func resources(spec *specs.Spec) *specs.LinuxResources {
+	if spec.Linux == nil {
+		return nil
+	}
+	return spec.Linux.Resources
+}
