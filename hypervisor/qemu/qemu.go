@@ -1,0 +1,280 @@
+// Package qemu runs virtual machines with QEMU: machine q35, virtio devices,
+// controlled over QMP.
+//
+// It is the fallback for hosts without Cloud Hypervisor and, by emulation, the
+// only driver for hosts without KVM. Emulation is not isolation, and Isolates
+// says so; whether it may be used is not decided here.
+//
+// QEMU has no vsock device that is private to a VM, so each VM has a second
+// process, vhost-device-vsock, which offers the same Unix sockets as Cloud
+// Hypervisor does. Either process ends with the other.
+//
+// What is promised about a hostile guest: QEMU gets no path of the VM's folder,
+// only connected sockets; it cannot start programs or regain privileges; what
+// it says on QMP and on the console is bounded. Its user, its namespaces and
+// its limits are the business of Config.StartProcess.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/qemu/internal/qmp"
+)
+
+// Accel is how QEMU runs the guest's instructions.
+type Accel string
+
+const (
+	// KVM uses the processor's virtualisation.
+	KVM Accel = "kvm"
+	// TCG emulates. With more than one virtual CPU, guests were seen to panic
+	// at boot about once in a hundred times.
+	TCG Accel = "tcg"
+)
+
+// Options are what the driver needs from the host.
+type Options struct {
+	// Binary is qemu-system-x86_64, version 8.0 or later.
+	Binary string
+	// VsockBinary is rust-vmm's vhost-device-vsock, version 0.3 or later.
+	VsockBinary string
+	Accel       Accel
+}
+
+// QEMU is the driver.
+type QEMU struct{ options Options }
+
+var _ hypervisor.Hypervisor = (*QEMU)(nil)
+
+// New returns the driver. Nothing is checked before a VM is started.
+func New(o Options) *QEMU { return &QEMU{o} }
+
+// Name is part of hypervisor.Hypervisor.
+func (q *QEMU) Name() string {
+	if q.options.Accel == TCG {
+		return "qemu (emulation)"
+	}
+	return "qemu"
+}
+
+// Isolates is part of hypervisor.Hypervisor.
+func (q *QEMU) Isolates() bool { return q.options.Accel == KVM }
+
+// vsockSocket and vsockControl are the sockets in the VM's folder: the first is
+// the host's way to the guest, the second is gone once QEMU is connected.
+const (
+	vsockSocket  = "v.sock"
+	vsockControl = "vu.sock"
+)
+
+// Start is part of hypervisor.Hypervisor.
+func (q *QEMU) Start(ctx context.Context, c hypervisor.Config) (hypervisor.VM, error) {
+	if err := check(c); err != nil {
+		return nil, fmt.Errorf("start qemu: %w", err)
+	}
+	if c.StartProcess == nil {
+		c.StartProcess = (*exec.Cmd).Start
+	}
+	v, err := q.start(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("start qemu: %w", err)
+	}
+	return v, nil
+}
+
+// start starts both processes. Whatever it has acquired is on the undo stack
+// until the supervisor owns it.
+func (q *QEMU) start(ctx context.Context, c hypervisor.Config) (_ *vm, err error) {
+	var undo stack
+	defer undo.run()
+	// QEMU holds duplicates of these once it runs.
+	var lent stack
+	defer lent.run()
+
+	con, err := openConsole(c.Console)
+	if err != nil {
+		return nil, err
+	}
+	undo.push(con.close)
+
+	vsock, vsockConn, err := q.startVsock(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	undo.push(func() { <-vsock.killed(); removeSockets(c.Dir) })
+	lent.push(func() { _ = vsockConn.Close() })
+
+	cmd := exec.Command(q.options.Binary)
+	cmd.Dir = "/"
+	cmd.Env = []string{"LANG=C"}
+	pass := func(f *os.File) int {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		return 2 + len(cmd.ExtraFiles)
+	}
+	fds := descriptors{vsock: pass(vsockConn)}
+	if c.FSSocket != "" {
+		fs, err := dialFile(ctx, c.FSSocket)
+		if err != nil {
+			return nil, fmt.Errorf("connect to the share's daemon: %w", err)
+		}
+		lent.push(func() { _ = fs.Close() })
+		fds.fs = pass(fs)
+	}
+	monitor, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	undo.push(func() { _ = monitor.Close() })
+	lent.push(func() { _ = theirs.Close() })
+	fds.qmp = pass(theirs)
+	output, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	undo.push(func() { _ = output.Close() })
+	lent.push(func() { _ = theirs.Close() })
+	fds.console = pass(theirs)
+	for _, n := range c.NICs {
+		fds.taps = append(fds.taps, pass(n.Tap))
+	}
+	cmd.Args = append(cmd.Args, arguments(q.options.Accel, c, fds)...)
+
+	qemu, err := startProcess(c.StartProcess, "qemu", cmd)
+	if err != nil {
+		return nil, err
+	}
+	undo.push(func() { <-qemu.killed() })
+	// QEMU's end of a socket must be QEMU's alone, or its death would go unseen.
+	lent.run()
+	go con.copy(output)
+
+	v := newVM(c, qemu, vsock, con)
+	// The greeting comes when every device was made and the guest runs.
+	v.monitor, err = qmp.Connect(ctx, monitor, v.handle)
+	if err != nil {
+		if ctx.Err() == nil {
+			<-qemu.killed()
+			err = errors.Join(err, qemu.failure())
+		}
+		return nil, err
+	}
+	undo.release()
+	go v.supervise()
+	return v, nil
+}
+
+// vsockStartTimeout is generous: the daemon listens after 10 ms.
+const vsockStartTimeout = 10 * time.Second
+
+// startVsock starts the VM's vsock device and connects to it. The connection is
+// for QEMU, which then needs neither a path nor a second try.
+func (q *QEMU) startVsock(ctx context.Context, c hypervisor.Config) (*process, *os.File, error) {
+	removeSockets(c.Dir)
+	control := filepath.Join(c.Dir, vsockControl)
+	cmd := exec.Command(q.options.VsockBinary,
+		fmt.Sprintf("--guest-cid=%d", c.CID),
+		"--socket="+control,
+		"--uds-path="+filepath.Join(c.Dir, vsockSocket))
+	cmd.Dir = "/"
+	cmd.Env = []string{"LANG=C"}
+	p, err := startProcess(c.StartProcess, "vhost-device-vsock", cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, vsockStartTimeout)
+	defer cancel()
+	conn, err := dialStarting(ctx, control, p)
+	if err != nil {
+		<-p.killed()
+		removeSockets(c.Dir)
+		return nil, nil, errors.Join(fmt.Errorf("connect to vhost-device-vsock: %w", err), p.failure())
+	}
+	_ = os.Remove(control)
+	return p, conn, nil
+}
+
+// dialStarting connects to the socket of a process that is still starting. The
+// daemon cannot be given a socket that listens already, nor does it say when
+// it listens, so this asks every few milliseconds.
+func dialStarting(ctx context.Context, path string, p *process) (*os.File, error) {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		f, err := dialFile(ctx, path)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ECONNREFUSED) {
+			return nil, err
+		}
+		select {
+		case <-tick.C:
+		case <-p.done:
+			return nil, errors.New("it ended at once")
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// dialFile connects to a Unix socket and returns the connection as a file that
+// a child can inherit.
+func dialFile(ctx context.Context, path string) (*os.File, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := conn.(*net.UnixConn).File()
+	return f, errors.Join(err, conn.Close())
+}
+
+// socketPair returns our end and the child's end of a Unix socket.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "qemu"), os.NewFile(uintptr(fds[1]), "qemu")
+	conn, err := net.FileConn(ours)
+	err = errors.Join(err, ours.Close())
+	if err != nil {
+		_ = theirs.Close()
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// removeSockets removes the sockets of this or of a killed earlier VM: the
+// daemon does not bind over them.
+func removeSockets(dir string) {
+	for _, name := range []string{vsockSocket, vsockControl} {
+		_ = os.Remove(filepath.Join(dir, name))
+	}
+}
+
+// stack is a stack of releases.
+type stack []func()
+
+func (s *stack) push(f func()) { *s = append(*s, f) }
+
+// run runs the releases, newest first, once.
+func (s *stack) run() {
+	for i := len(*s) - 1; i >= 0; i-- {
+		(*s)[i]()
+	}
+	*s = nil
+}
+
+// release forgets the releases: somebody else owns what they release.
+func (s *stack) release() { *s = nil }

@@ -1,0 +1,231 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/hybridvsock"
+	"github.com/nanoclaw/nanoclaw/hypervisor/qemu/internal/qmp"
+)
+
+// endGrace is how long QEMU may take to end after it said that it will, or
+// after it closed its monitor.
+const endGrace = 5 * time.Second
+
+// vm is a running QEMU and its vsock device. One goroutine, supervise, sees to
+// their end.
+type vm struct {
+	dir     string
+	qemu    *process
+	vsock   *process
+	console *console
+	monitor *qmp.Client
+	nics    nics
+
+	mu       sync.Mutex
+	cause    hypervisor.Cause // what QEMU said of the guest's end, or ""
+	stopping bool             // Stop or Kill was called
+
+	done chan struct{}
+	exit hypervisor.Exit // valid after done
+}
+
+var _ hypervisor.VM = (*vm)(nil)
+
+func newVM(c hypervisor.Config, qemu, vsock *process, con *console) *vm {
+	v := &vm{
+		dir:     c.Dir,
+		qemu:    qemu,
+		vsock:   vsock,
+		console: con,
+		done:    make(chan struct{}),
+	}
+	v.nics.init(c.NICs)
+	return v
+}
+
+// supervise waits for the end of either process, ends the other, and says why.
+func (v *vm) supervise() {
+	vsockFailed := false
+	select {
+	case <-v.qemu.done:
+	case <-v.vsock.done:
+		// Said before QEMU notices: its VM would go on without a way to the guest.
+		vsockFailed = !v.qemu.ended()
+	case <-v.monitor.Done():
+		// Without its monitor a VM cannot be stopped in order; usually it is ending.
+		v.killAfterGrace()
+	}
+	if vsockFailed {
+		v.qemu.kill()
+	}
+	<-v.qemu.done
+	<-v.monitor.Done()
+	v.monitor.Close()
+	<-v.console.done
+	<-v.vsock.killed()
+	removeSockets(v.dir)
+	v.exit = v.verdict(vsockFailed)
+	close(v.done)
+}
+
+// killAfterGrace kills a QEMU that does not end by itself.
+func (v *vm) killAfterGrace() {
+	t := time.NewTimer(endGrace)
+	go func() {
+		defer t.Stop()
+		select {
+		case <-t.C:
+			v.qemu.kill()
+		case <-v.qemu.done:
+		}
+	}()
+}
+
+// verdict says how the VM ended. What the guest did comes before what the shim
+// wanted, and both before a failure: killing a VM that has just powered itself
+// off does not make that a failure.
+func (v *vm) verdict(vsockFailed bool) hypervisor.Exit {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	e := hypervisor.Exit{Cause: v.cause, At: time.Now()}
+	switch {
+	case e.Cause != "":
+	case v.stopping:
+		e.Cause = hypervisor.CauseStopped
+	case vsockFailed:
+		e.Cause, e.Detail = hypervisor.CauseFailed, v.vsock.failure().Error()
+	default:
+		e.Cause, e.Detail = hypervisor.CauseFailed, v.qemu.failure().Error()
+	}
+	return e
+}
+
+// handle takes QEMU's events. It runs on the monitor's goroutine.
+func (v *vm) handle(e qmp.Event) {
+	switch e.Name {
+	case "SHUTDOWN":
+		v.guestEnded(shutdownCause(e.Data))
+	case "GUEST_PANICKED":
+		v.guestEnded(hypervisor.CausePanic)
+	case "DEVICE_DELETED":
+		v.nics.deleted(e.Data)
+	}
+}
+
+// shutdownCause reads a SHUTDOWN event. Its reasons on the host's side say
+// nothing that is not known already.
+func shutdownCause(data json.RawMessage) hypervisor.Cause {
+	var d struct {
+		Reason string `json:"reason"`
+	}
+	if err := json.Unmarshal(data, &d); err != nil {
+		return ""
+	}
+	switch d.Reason {
+	case "guest-shutdown":
+		return hypervisor.CauseGuest
+	case "guest-reset":
+		return hypervisor.CauseReset
+	case "guest-panic":
+		return hypervisor.CausePanic
+	}
+	return ""
+}
+
+// guestEnded notes the first cause: a panic is followed by a shutdown.
+func (v *vm) guestEnded(c hypervisor.Cause) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if c == "" || v.cause != "" {
+		return
+	}
+	v.cause = c
+	v.killAfterGrace()
+}
+
+// PID is part of hypervisor.VM.
+func (v *vm) PID() int { return v.qemu.pid() }
+
+// Done is part of hypervisor.VM.
+func (v *vm) Done() <-chan struct{} { return v.done }
+
+// Exit is part of hypervisor.VM.
+func (v *vm) Exit() hypervisor.Exit {
+	select {
+	case <-v.done:
+		return v.exit
+	default:
+		return hypervisor.Exit{}
+	}
+}
+
+// Dial is part of hypervisor.VM.
+func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-v.qemu.done:
+			cancel()
+		case <-stop:
+		}
+	}()
+	conn, err := hybridvsock.Dial(ctx, filepath.Join(v.dir, vsockSocket), port)
+	return conn, v.stopped(err)
+}
+
+// Pause is part of hypervisor.VM.
+func (v *vm) Pause(ctx context.Context) error { return v.command(ctx, "stop", nil) }
+
+// Resume is part of hypervisor.VM.
+func (v *vm) Resume(ctx context.Context) error { return v.command(ctx, "cont", nil) }
+
+// command runs a command on the monitor.
+func (v *vm) command(ctx context.Context, name string, args any) error {
+	return v.stopped(v.monitor.Execute(ctx, name, args))
+}
+
+// stopped marks errors that come from the VM's end.
+func (v *vm) stopped(err error) error {
+	if err != nil && (v.qemu.ended() || errors.Is(err, qmp.ErrClosed)) {
+		return fmt.Errorf("%w: %w", hypervisor.ErrStopped, err)
+	}
+	return err
+}
+
+// Stop is part of hypervisor.VM. Stopping a VM that has ended succeeds.
+func (v *vm) Stop(ctx context.Context) error {
+	v.setStopping()
+	if err := v.monitor.Execute(ctx, "quit", nil); err != nil {
+		v.qemu.kill()
+	}
+	select {
+	case <-v.done:
+	case <-ctx.Done():
+		v.qemu.kill()
+		<-v.done
+	}
+	return nil
+}
+
+// Kill is part of hypervisor.VM.
+func (v *vm) Kill() {
+	v.setStopping()
+	v.qemu.kill()
+}
+
+func (v *vm) setStopping() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.stopping = true
+}

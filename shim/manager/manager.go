@@ -1,0 +1,173 @@
+// Package manager is the shim binary's commands: "start", which leaves a shim
+// serving in the background, "delete", which removes what a dead shim left, and
+// the "-info" flag. Package task is what the background shim serves.
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/api/types"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/sandbox"
+)
+
+// Name is the runtime's name towards containerd.
+const Name = "io.containerd.nanoclaw.v2"
+
+// configFile holds, in the bundle, the path of the configuration that "start"
+// was given: "delete" is not told.
+const configFile = "nanoclaw-config"
+
+// childEnv marks the shim that serves, in its own mount namespace.
+const childEnv = "NANOCLAW_SHIM_CHILD"
+
+// Manager implements shim.Manager.
+type Manager struct{}
+
+var _ shim.Manager = Manager{}
+
+// Name implements shim.Manager.
+func (Manager) Name() string { return Name }
+
+// Start starts a shim that serves the task API and returns its address.
+//
+// Nothing may be written to standard output or standard error but the reply:
+// containerd reads both as one.
+func (Manager) Start(ctx context.Context, id string, opts shim.StartOpts) (_ shim.BootstrapParams, err error) {
+	// Version 2 is what every containerd from 1.7 on understands.
+	params := shim.BootstrapParams{Version: 2, Protocol: "ttrpc"}
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return params, err
+	}
+	if err := rememberConfig(os.Stdin); err != nil {
+		return params, err
+	}
+	address, err := shim.SocketAddress(ctx, opts.Address, id, false)
+	if err != nil {
+		return params, err
+	}
+	socket, err := shim.NewSocket(address)
+	if shim.SocketEaddrinuse(err) {
+		// Only a shim that is gone can have left it: ids are unique.
+		if err := shim.RemoveSocket(address); err != nil {
+			return params, fmt.Errorf("remove the socket of a dead shim: %w", err)
+		}
+		socket, err = shim.NewSocket(address)
+	}
+	if err != nil {
+		return params, fmt.Errorf("listen for containerd: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, shim.RemoveSocket(address))
+		}
+	}()
+	file, err := socket.File()
+	if err != nil {
+		return params, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return params, err
+	}
+	args := []string{"-namespace", ns, "-id", id, "-address", opts.Address}
+	if opts.Debug {
+		args = append(args, "-debug")
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd.ExtraFiles = []*os.File{file}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid: true,
+		// The tree that is shared with the VM is composed where no one else
+		// sees it, and is gone with the shim.
+		Cloneflags: syscall.CLONE_NEWNS,
+	}
+	if err := cmd.Start(); err != nil {
+		return params, fmt.Errorf("start the serving shim: %w", err)
+	}
+	if err := shim.AdjustOOMScore(cmd.Process.Pid); err != nil {
+		return params, errors.Join(fmt.Errorf("protect the shim from the OOM killer: %w", err), cmd.Process.Kill())
+	}
+	params.Address = address
+	return params, cmd.Process.Release()
+}
+
+// Detach finishes what Start began, in the serving shim: mounts made here stay
+// here, mounts made by the engine arrive here.
+func Detach() error {
+	if os.Getenv(childEnv) == "" {
+		return nil
+	}
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make the shim's mounts private: %w", err)
+	}
+	return nil
+}
+
+// rememberConfig keeps the path of the configuration in the bundle.
+func rememberConfig(options io.Reader) error {
+	o, err := shim.ReadRuntimeOptions[*runtimeoptions.Options](options)
+	if err != nil || o.GetConfigPath() == "" {
+		// Other options are Create's to judge.
+		return nil
+	}
+	return os.WriteFile(configFile, []byte(o.GetConfigPath()), 0o600)
+}
+
+// Stop removes what a shim that is gone has left. It asks nothing of the
+// guest, and ends within containerd's five seconds.
+func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	status := shim.StopStatus{ExitedAt: time.Now(), ExitStatus: 128 + int(unix.SIGKILL)}
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return status, err
+	}
+	cwd, err := os.Getwd()
+	if err != nil {
+		return status, err
+	}
+	bundle := filepath.Join(filepath.Dir(cwd), id)
+	path, err := os.ReadFile(filepath.Join(bundle, configFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return status, err
+	}
+	cfg, err := config.Load(string(path))
+	if err != nil {
+		// A configuration that was broken meanwhile must not keep a VM alive.
+		log.G(ctx).WithError(err).Warn("the default run directory is cleaned")
+		cfg = config.Default()
+	}
+	if err := sandbox.Destroy(cfg, ns, id); err != nil {
+		return status, err
+	}
+	if err := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH); err != nil {
+		log.G(ctx).WithError(err).Warn("unmount the bundle's root file system")
+	}
+	return status, nil
+}
+
+// Info implements shim.Manager.
+func (m Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
+	return &types.RuntimeInfo{Name: m.Name(), Version: &types.RuntimeVersion{Version: Version}}, nil
+}
+
+// Version is the project's.
+const Version = "0.1.0"
+

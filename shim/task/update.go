@@ -1,0 +1,22 @@
+package task
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/nanoclaw/nanoclaw/annotations"
+)
+
+// narrowed returns the resources of an update, as JSON, within the policy.
+func narrowed(p *annotations.Policy, resources *anypb.Any) ([]byte, error) {
+	var r specs.LinuxResources
+	if err := json.Unmarshal(resources.GetValue(), &r); err != nil {
+		return nil, fmt.Errorf("read the new limits: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	p.NarrowResources(&r)
+	return json.Marshal(&r)
+}
