@@ -7,9 +7,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// hostNamespace says which flag shares a namespace with the host, and why that
-// cannot be. Docker asks for the host's namespace by leaving the entry out.
-var hostNamespaces = []struct {
+// namespaceRules say which flag is about which namespace, and whether the spec
+// must have an entry: Docker asks for the host's namespace by leaving it out.
+var namespaceRules = []struct {
 	kind     specs.LinuxNamespaceType
 	flag     string
 	required bool
@@ -44,7 +44,7 @@ func checkFlags(p *Policy, spec *specs.Spec) error {
 }
 
 func checkNamespaces(p *Policy, namespaces []specs.LinuxNamespace) error {
-	for _, n := range hostNamespaces {
+	for _, n := range namespaceRules {
 		present, where := false, ""
 		for _, have := range namespaces {
 			if have.Type == n.kind {
@@ -52,6 +52,8 @@ func checkNamespaces(p *Policy, namespaces []specs.LinuxNamespace) error {
 			}
 		}
 		switch {
+		case !present && n.kind == specs.NetworkNamespace:
+			return p.CheckNetworkNamespace("", true)
 		case !present && n.required:
 			return refuseFlag("flags."+string(n.kind), n.flag+" host",
 				"the container would share the host's "+string(n.kind)+" namespace, and a VM stands between the two",
@@ -78,21 +80,25 @@ func (p *Policy) CheckNetworkNamespace(where string, isHost bool) error {
 	if !isHost && !hostNetwork.MatchString(path.Clean(where)) {
 		return nil
 	}
-	return refuseFlag("flags.network", "--network host (the namespace "+quote(where)+")",
+	what := "--network host"
+	if where != "" {
+		what += " (the namespace " + quote(where) + ")"
+	}
+	return refuseFlag("flags.network", what,
 		"the container would share the host's network namespace, and with it everything that listens on the host's loopback",
 		"use the default network and publish ports with -p")
 }
 
 // privileged reports whether the container asked for every device, which is how
-// --privileged shows: a device rule that allows all, and no other. A container
-// with --device has the rules that deny all else.
+// --privileged shows: the last device rule, the one that decides, allows all and
+// names no type. "--device-cgroup-rule" cannot write that one; it always names a
+// type.
 func privileged(spec *specs.Spec) bool {
-	if spec.Linux.Resources == nil || len(spec.Linux.Resources.Devices) != 1 {
+	if spec.Linux.Resources == nil || len(spec.Linux.Resources.Devices) == 0 {
 		return false
 	}
-	d := spec.Linux.Resources.Devices[0]
-	every := func(n *int64) bool { return n == nil || *n == -1 }
-	return d.Allow && (d.Type == "" || d.Type == "a") && d.Access == "rwm" && every(d.Major) && every(d.Minor)
+	d := spec.Linux.Resources.Devices[len(spec.Linux.Resources.Devices)-1]
+	return d.Allow && d.Type == "" && d.Access == "rwm" && d.Major == nil && d.Minor == nil
 }
 
 func checkHooks(h *specs.Hooks) error {

@@ -13,19 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DaemonPaths is where distributions put virtiofsd.
-var DaemonPaths = []string{"/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd", "/usr/local/bin/virtiofsd"}
-
-// FindDaemon returns the virtiofsd of this host. The one that belongs to QEMU
+// DaemonPaths is where distributions put virtiofsd. The one that belongs to QEMU
 // below version 8, in /usr/lib/qemu, is a different program and is not used.
-func FindDaemon() (string, error) {
-	for _, p := range DaemonPaths {
-		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
-			return p, nil
-		}
-	}
-	return "", fmt.Errorf("virtiofsd is not installed (looked for %v); install the package virtiofsd, version 1.10 or later", DaemonPaths)
-}
+var DaemonPaths = []string{"/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd", "/usr/local/bin/virtiofsd"}
 
 // Starter starts the daemon where the VM's owner wants it: like exec.Cmd.Start.
 type Starter func(*exec.Cmd) error

@@ -23,11 +23,13 @@ func realDaemon(t *testing.T) string {
 	if p := os.Getenv("NANOCLAW_VIRTIOFSD"); p != "" {
 		return p
 	}
-	p, err := FindDaemon()
-	if err != nil {
-		t.Skip(err)
+	for _, p := range DaemonPaths {
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
 	}
-	return p
+	t.Skipf("virtiofsd is not installed: looked for %v", DaemonPaths)
+	return ""
 }
 
 // fakeDaemon is a script in place of virtiofsd.
