@@ -132,7 +132,9 @@ func arguments(accel Accel, c hypervisor.Config, fd descriptors) []string {
 	if fd.fs != 0 {
 		args = append(args,
 			"-chardev", "socket,id=fs,fd="+strconv.Itoa(fd.fs),
-			"-device", device("vhost-user-fs-pci", "fsdev", map[string]any{
+			// This device has no transitional form to switch off.
+			"-device", object(map[string]any{
+				"driver": "vhost-user-fs-pci", "id": "fsdev",
 				"chardev": "fs", "tag": c.FSTag, "queue-size": 1024,
 			}))
 	}
@@ -160,12 +162,17 @@ func cmdline(accel Accel, c hypervisor.Config) string {
 	return strings.Join(append(words, c.Cmdline...), " ")
 }
 
-// tcgWords are kernel parameters that shorten an emulated boot.
+// tcgWords are kernel parameters for an emulated guest.
 func tcgWords(cpus int) []string {
-	if cpus > 1 {
-		return nil
+	// TCG does not see that virtiofsd writes into the guest's memory, and would
+	// run code that it translated from a page's earlier content: programs from
+	// the share were seen to crash. Clearing pages in the guest is a write that
+	// it sees.
+	words := []string{"init_on_alloc=1"}
+	if cpus == 1 {
+		words = append(words, "noreplace-smp")
 	}
-	return []string{"noreplace-smp"}
+	return words
 }
 
 // device describes a virtio device on the root bus, without the transitional

@@ -16,7 +16,6 @@ type console struct {
 	file  *os.File
 	limit int64
 	size  int64
-	done  chan struct{} // closed by copy
 }
 
 const dropped = "\n[output dropped here]\n"
@@ -36,17 +35,15 @@ func openConsole(path string) (*console, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("open the console's file: %w", err)
 	}
-	return &console{file: f, limit: hypervisor.ConsoleLimit, size: st.Size(), done: make(chan struct{})}, nil
+	return &console{file: f, limit: hypervisor.ConsoleLimit, size: st.Size()}, nil
 }
-
-// close is for a console that is not copied to.
-func (c *console) close() { _ = c.file.Close() }
 
 // copy copies until r ends, and closes both.
 func (c *console) copy(r io.ReadCloser) {
-	defer close(c.done)
-	defer c.close()
-	defer func() { _ = r.Close() }()
+	defer func() {
+		_ = r.Close()
+		_ = c.file.Close()
+	}()
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := r.Read(buf)

@@ -12,12 +12,13 @@ import (
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu/internal/qmp"
 )
 
-// nic is a NIC in its port. Its fields are set while nics.mu is held.
+// nic is a NIC in its port.
 type nic struct {
 	port int
-	// busy: an AddNIC or RemoveNIC of it is under way.
+	// busy: an AddNIC or RemoveNIC of it is under way. nics.mu guards it.
 	busy bool
-	// asked: the guest was asked to give the NIC up.
+	// asked: the guest was asked to give the NIC up. It belongs to the call that
+	// made the NIC busy.
 	asked bool
 	// gone is closed when the guest has given it up.
 	gone chan struct{}

@@ -70,12 +70,9 @@ func (q *QEMU) Name() string {
 // Isolates is part of hypervisor.Hypervisor.
 func (q *QEMU) Isolates() bool { return q.options.Accel == KVM }
 
-// vsockSocket and vsockControl are the sockets in the VM's folder: the first is
-// the host's way to the guest, the second is gone once QEMU is connected.
-const (
-	vsockSocket  = "v.sock"
-	vsockControl = "vu.sock"
-)
+// vsockControl is the vsock device's socket for QEMU, in the VM's folder. It is
+// gone once QEMU is connected.
+const vsockControl = "vu.sock"
 
 // Start is part of hypervisor.Hypervisor.
 func (q *QEMU) Start(ctx context.Context, c hypervisor.Config) (hypervisor.VM, error) {
@@ -105,7 +102,7 @@ func (q *QEMU) start(ctx context.Context, c hypervisor.Config) (_ *vm, err error
 	if err != nil {
 		return nil, err
 	}
-	undo.push(con.close)
+	undo.push(func() { _ = con.file.Close() })
 
 	vsock, vsockConn, err := q.startVsock(ctx, c)
 	if err != nil {
@@ -130,20 +127,20 @@ func (q *QEMU) start(ctx context.Context, c hypervisor.Config) (_ *vm, err error
 		lent.push(func() { _ = fs.Close() })
 		fds.fs = pass(fs)
 	}
-	monitor, theirs, err := socketPair()
+	monitor, monitorEnd, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
 	undo.push(func() { _ = monitor.Close() })
-	lent.push(func() { _ = theirs.Close() })
-	fds.qmp = pass(theirs)
-	output, theirs, err := socketPair()
+	lent.push(func() { _ = monitorEnd.Close() })
+	fds.qmp = pass(monitorEnd)
+	output, outputEnd, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
 	undo.push(func() { _ = output.Close() })
-	lent.push(func() { _ = theirs.Close() })
-	fds.console = pass(theirs)
+	lent.push(func() { _ = outputEnd.Close() })
+	fds.console = pass(outputEnd)
 	for _, n := range c.NICs {
 		fds.taps = append(fds.taps, pass(n.Tap))
 	}
@@ -156,9 +153,12 @@ func (q *QEMU) start(ctx context.Context, c hypervisor.Config) (_ *vm, err error
 	undo.push(func() { <-qemu.killed() })
 	// QEMU's end of a socket must be QEMU's alone, or its death would go unseen.
 	lent.run()
-	go con.copy(output)
-
-	v := newVM(c, qemu, vsock, con)
+	v := newVM(c, qemu, vsock)
+	v.output, v.copied = output, make(chan struct{})
+	go func() {
+		defer close(v.copied)
+		con.copy(output)
+	}()
 	// The greeting comes when every device was made and the guest runs.
 	v.monitor, err = qmp.Connect(ctx, monitor, v.handle)
 	if err != nil {
@@ -184,7 +184,7 @@ func (q *QEMU) startVsock(ctx context.Context, c hypervisor.Config) (*process, *
 	cmd := exec.Command(q.options.VsockBinary,
 		fmt.Sprintf("--guest-cid=%d", c.CID),
 		"--socket="+control,
-		"--uds-path="+filepath.Join(c.Dir, vsockSocket))
+		"--uds-path="+hypervisor.VsockPath(c.Dir))
 	cmd.Dir = "/"
 	cmd.Env = []string{"LANG=C"}
 	p, err := startProcess(c.StartProcess, "vhost-device-vsock", cmd)
@@ -258,9 +258,8 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 // removeSockets removes the sockets of this or of a killed earlier VM: the
 // daemon does not bind over them.
 func removeSockets(dir string) {
-	for _, name := range []string{vsockSocket, vsockControl} {
-		_ = os.Remove(filepath.Join(dir, name))
-	}
+	_ = os.Remove(hypervisor.VsockPath(dir))
+	_ = os.Remove(filepath.Join(dir, vsockControl))
 }
 
 // stack is a stack of releases.

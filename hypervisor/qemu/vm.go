@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -25,7 +24,8 @@ type vm struct {
 	dir     string
 	qemu    *process
 	vsock   *process
-	console *console
+	output  *net.UnixConn // of the guest's console
+	copied  chan struct{} // closed when all of output was copied
 	monitor *qmp.Client
 	nics    nics
 
@@ -39,13 +39,12 @@ type vm struct {
 
 var _ hypervisor.VM = (*vm)(nil)
 
-func newVM(c hypervisor.Config, qemu, vsock *process, con *console) *vm {
+func newVM(c hypervisor.Config, qemu, vsock *process) *vm {
 	v := &vm{
-		dir:     c.Dir,
-		qemu:    qemu,
-		vsock:   vsock,
-		console: con,
-		done:    make(chan struct{}),
+		dir:   c.Dir,
+		qemu:  qemu,
+		vsock: vsock,
+		done:  make(chan struct{}),
 	}
 	v.nics.init(c.NICs)
 	return v
@@ -67,13 +66,25 @@ func (v *vm) supervise() {
 		v.qemu.kill()
 	}
 	<-v.qemu.done
-	<-v.monitor.Done()
-	v.monitor.Close()
-	<-v.console.done
+	v.drain()
 	<-v.vsock.killed()
 	removeSockets(v.dir)
 	v.exit = v.verdict(vsockFailed)
 	close(v.done)
+}
+
+// drain reads what QEMU said before it ended. The end of both sockets comes with
+// QEMU's, unless a process that somebody else started just then holds a copy.
+func (v *vm) drain() {
+	deadline := time.NewTimer(time.Second)
+	defer deadline.Stop()
+	select {
+	case <-v.monitor.Done():
+	case <-deadline.C:
+	}
+	v.monitor.Close()
+	_ = v.output.SetReadDeadline(time.Now().Add(time.Second))
+	<-v.copied
 }
 
 // killAfterGrace kills a QEMU that does not end by itself.
@@ -171,16 +182,14 @@ func (v *vm) Exit() hypervisor.Exit {
 func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := make(chan struct{})
-	defer close(stop)
 	go func() {
 		select {
 		case <-v.qemu.done:
 			cancel()
-		case <-stop:
+		case <-ctx.Done():
 		}
 	}()
-	conn, err := hybridvsock.Dial(ctx, filepath.Join(v.dir, vsockSocket), port)
+	conn, err := hybridvsock.Dial(ctx, hypervisor.VsockPath(v.dir), port)
 	return conn, v.stopped(err)
 }
 
