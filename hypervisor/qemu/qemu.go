@@ -79,6 +79,9 @@ func (q *QEMU) Start(ctx context.Context, c hypervisor.Config) (hypervisor.VM, e
 	if err := check(c); err != nil {
 		return nil, fmt.Errorf("start qemu: %w", err)
 	}
+	if err := checkKernel(c.Kernel); err != nil {
+		return nil, fmt.Errorf("start qemu: %w", err)
+	}
 	if c.StartProcess == nil {
 		c.StartProcess = (*exec.Cmd).Start
 	}

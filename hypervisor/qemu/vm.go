@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/hybridvsock"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu/internal/qmp"
@@ -17,6 +19,9 @@ import (
 // endGrace is how long QEMU may take to end after it said that it will, or
 // after it closed its monitor.
 const endGrace = 5 * time.Second
+
+// dialInterval is how often a guest that is still booting is dialled.
+const dialInterval = 20 * time.Millisecond
 
 // vm is a running QEMU and its vsock device. One goroutine, supervise, sees to
 // their end.
@@ -189,8 +194,21 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		case <-ctx.Done():
 		}
 	}()
-	conn, err := hybridvsock.Dial(ctx, hypervisor.VsockPath(v.dir), port)
-	return conn, v.stopped(err)
+	again := time.NewTicker(dialInterval)
+	defer again.Stop()
+	for {
+		conn, err := hybridvsock.Dial(ctx, hypervisor.VsockPath(v.dir), port)
+		// A device that no guest drives yet drops a connection unread; one whose
+		// guest refuses reads the request first.
+		if !errors.Is(err, unix.ECONNRESET) {
+			return conn, v.stopped(err)
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return nil, v.stopped(errors.Join(ctx.Err(), err))
+		}
+	}
 }
 
 // Pause is part of hypervisor.VM.
