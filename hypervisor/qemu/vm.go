@@ -200,7 +200,7 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		conn, err := hybridvsock.Dial(ctx, hypervisor.VsockPath(v.dir), port)
 		// A device that no guest drives yet drops a connection unread; one whose
 		// guest refuses reads the request first.
-		if !errors.Is(err, unix.ECONNRESET) {
+		if !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
 			return conn, v.stopped(err)
 		}
 		select {
