@@ -1,0 +1,54 @@
+# Everything a person types. Each target installs what it needs and prints
+# progress; what is built is kept in a cache outside the clone.
+
+SHELL := /bin/bash
+GO_BIN := $(shell scripts/go)
+export PATH := $(GO_BIN):$(PATH)
+export CGO_ENABLED = 0
+export GOFLAGS = -trimpath -buildvcs=false
+
+PROTO := api/agent/v1
+BUILD := go build -ldflags='-s -w'
+
+.DEFAULT_GOAL := help
+.PHONY: help build guest engine engine-stop demo test lint generate install clean FORCE
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+build: ## build the programs into out/bin
+	@mkdir -p out/bin
+	$(BUILD) -o out/bin/ ./cmd/...
+
+guest: build ## build the guest's kernel and image into out/guest
+	rootfs/build out/bin/nanoclaw-agent out/guest
+
+engine: guest ## start the embedded Docker Engine; prints its DOCKER_HOST
+	@test/engine/up
+
+engine-stop: ## stop the embedded Docker Engine
+	@test/engine/down
+
+demo: guest ## run containers in micro-VMs, one of them stopped by a rule
+	@test/engine/up
+	@test/demo
+
+test: guest ## run all tests; ends in "N passed, N failed, N skipped"
+	@test/run
+
+lint: ## gofmt, go vet, golangci-lint and stale generated code
+	@test/lint
+
+generate: ## generate api/agent/v1 anew
+	@scripts/need protoc:protobuf-compiler
+	mkdir -p out/tools
+	go build -o out/tools/ google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
+	PATH="$$PWD/out/tools:$$PATH" protoc -I $(PROTO) -I /usr/include \
+		--go_out=$(PROTO) --go_opt=paths=source_relative \
+		--go-ttrpc_out=$(PROTO) --go-ttrpc_opt=paths=source_relative agent.proto
+
+install: guest ## put the parts on this host and register the runtime with its Docker
+	scripts/install
+
+clean: ## remove what was built in this clone (not the cache)
+	rm -rf out
