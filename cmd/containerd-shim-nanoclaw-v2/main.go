@@ -14,7 +14,9 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
+	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/choose"
+	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/manager"
 	"github.com/nanoclaw/nanoclaw/shim/task"
 )
@@ -41,9 +43,22 @@ func init() {
 				Namespace:  namespace,
 				Publisher:  publisher.(shim.Publisher),
 				Shutdown:   sd.(shutdown.Service),
-				Hypervisor: choose.Hypervisor,
+				Hypervisor: chooseHypervisor,
 			}), nil
 		},
+	})
+}
+
+func chooseHypervisor(ctx context.Context, c config.Config) (hypervisor.Hypervisor, error) {
+	return choose.Hypervisor(ctx, choose.Config{
+		Hypervisor:       c.Hypervisor,
+		AllowEmulation:   c.AllowEmulation,
+		QEMU:             c.QEMU,
+		VhostDeviceVsock: c.VhostDeviceVsock,
+		Kernel:           c.Kernel,
+		Image:            c.Image,
+		Dir:              c.RunDir,
+		File:             config.DefaultPath,
 	})
 }
 

@@ -18,7 +18,6 @@ import (
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu"
-	"github.com/nanoclaw/nanoclaw/shim/config"
 )
 
 // canaryLimit bounds the trial boot. With a KVM that works it takes under a
@@ -31,45 +30,61 @@ const canaryMemory = 128 << 20
 // ErrNone is wrapped by the error for a host on which nothing can run a VM.
 var ErrNone = errors.New("no hypervisor can be used on this host")
 
+// Config is what the host's owner allows, and where the parts are.
+type Config struct {
+	// Hypervisor is "auto", "cloud-hypervisor" or "qemu".
+	Hypervisor string
+	// AllowEmulation permits QEMU without KVM.
+	AllowEmulation bool
+	// Programs, each a path or a name to look up.
+	QEMU, VhostDeviceVsock string
+	// Kernel and Image are what a trial boots.
+	Kernel, Image string
+	// Dir is the run directory; verdicts are kept in it.
+	Dir string
+	// File is the configuration's file, for messages.
+	File string
+}
+
 // Hypervisor returns the hypervisor that c allows and this host has, or an
 // error that says what was tried and what to do.
-func Hypervisor(ctx context.Context, c config.Config) (hypervisor.Hypervisor, error) {
+func Hypervisor(ctx context.Context, c Config) (hypervisor.Hypervisor, error) {
 	var tried []string
 	if c.Hypervisor == "cloud-hypervisor" {
-		return nil, fmt.Errorf("%w: hypervisor is set to cloud-hypervisor, which this version has no driver for; set it to qemu or auto in %s", ErrNone, config.DefaultPath)
+		return nil, fmt.Errorf("%w: hypervisor is set to cloud-hypervisor, which this version has no driver for; set it to qemu or auto in %s", ErrNone, c.File)
 	}
 	options, err := qemuOptions(c)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNone, err)
 	}
 	options.Accel = qemu.KVM
-	if why := kvmProblem(ctx, c, options); why == "" {
+	why := kvmProblem(ctx, c, options)
+	if why == "" {
 		return qemu.New(options), nil
-	} else {
-		tried = append(tried, "qemu with KVM: "+why)
 	}
+	tried = append(tried, "qemu with KVM: "+why)
 	if c.AllowEmulation {
 		options.Accel = qemu.TCG
 		return qemu.New(options), nil
 	}
 	tried = append(tried, "qemu without KVM: emulation is no isolation, and allow_emulation is not set")
 	return nil, fmt.Errorf("%w. Tried: %s. Use a host with a working KVM, or, for development only, set allow_emulation: true in %s",
-		ErrNone, strings.Join(tried, "; "), config.DefaultPath)
+		ErrNone, strings.Join(tried, "; "), c.File)
 }
 
-func qemuOptions(c config.Config) (qemu.Options, error) {
-	binary, err := find(c.QEMU)
+func qemuOptions(c Config) (qemu.Options, error) {
+	binary, err := find(c, c.QEMU)
 	if err != nil {
 		return qemu.Options{}, err
 	}
-	vsock, err := find(c.VhostDeviceVsock, "/usr/libexec/vhost-device-vsock", "/usr/lib/vhost-device-vsock")
+	vsock, err := find(c, c.VhostDeviceVsock, "/usr/libexec/vhost-device-vsock", "/usr/lib/vhost-device-vsock")
 	if err != nil {
 		return qemu.Options{}, err
 	}
 	return qemu.Options{Binary: binary, VsockBinary: vsock}, nil
 }
 
-func find(name string, known ...string) (string, error) {
+func find(c Config, name string, known ...string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
 	}
@@ -78,11 +93,11 @@ func find(name string, known ...string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("%s was not found; install it, or name it in %s", name, config.DefaultPath)
+	return "", fmt.Errorf("%s was not found; install it, or name it in %s", name, c.File)
 }
 
 // kvmProblem says why KVM cannot be used, or "".
-func kvmProblem(ctx context.Context, c config.Config, o qemu.Options) string {
+func kvmProblem(ctx context.Context, c Config, o qemu.Options) string {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return err.Error()
@@ -94,7 +109,7 @@ func kvmProblem(ctx context.Context, c config.Config, o qemu.Options) string {
 	if err != nil {
 		return err.Error()
 	}
-	v := verdicts{dir: c.RunDir}
+	v := verdicts{dir: c.Dir}
 	why, err := v.get(key, func() string { return canary(ctx, c, qemu.New(o)) })
 	if err != nil {
 		return err.Error()
@@ -104,8 +119,8 @@ func kvmProblem(ctx context.Context, c config.Config, o qemu.Options) string {
 
 // canary boots the guest without a share. The agent then has nothing to do and
 // powers off, which proves processor, kernel, disk and agent in one.
-func canary(ctx context.Context, c config.Config, h hypervisor.Hypervisor) string {
-	dir, err := os.MkdirTemp(c.RunDir, "canary-")
+func canary(ctx context.Context, c Config, h hypervisor.Hypervisor) string {
+	dir, err := os.MkdirTemp(c.Dir, "canary-")
 	if err != nil {
 		return err.Error()
 	}
