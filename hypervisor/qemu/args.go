@@ -66,6 +66,9 @@ func check(c hypervisor.Config) error {
 			return fmt.Errorf("invalid kernel parameter %q", word)
 		}
 	}
+	if n := len(cmdline(TCG, c)); n > maxCmdline {
+		return fmt.Errorf("a kernel command line of %d bytes, more than %d", n, maxCmdline)
+	}
 	seen := map[string]bool{}
 	for _, n := range c.NICs {
 		if err := checkNIC(n); err != nil {

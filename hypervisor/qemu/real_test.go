@@ -286,7 +286,7 @@ func TestRealDial(t *testing.T) {
 	}
 }
 
-// Dial before the guest has a driver waits for it.
+// A guest that is still booting is waited for: nobody but the guest refuses.
 func TestRealDialBootingGuest(t *testing.T) {
 	o, c := realConfig(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
@@ -297,10 +297,32 @@ func TestRealDialBootingGuest(t *testing.T) {
 	}
 	defer func() { v.Kill(); <-v.Done() }()
 	conn, err := v.Dial(ctx, guestPort)
+	for errors.Is(err, hybridvsock.ErrRefused) {
+		time.Sleep(dialInterval)
+		conn, err = v.Dial(ctx, guestPort)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
+}
+
+func TestRealDialEndsWithTheVM(t *testing.T) {
+	o, c := realConfig(t)
+	v, err := New(o).Start(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := v.Dial(context.Background(), guestPort)
+		ended <- err
+	}()
+	v.Kill()
+	<-v.Done()
+	if err := <-ended; !errors.Is(err, hypervisor.ErrStopped) {
+		t.Fatalf("got %v, want ErrStopped", err)
+	}
 }
 
 func TestRealPauseAndResume(t *testing.T) {
