@@ -2,6 +2,8 @@ package qemu
 
 import (
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -10,6 +12,9 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getpid() == 1 && os.Getenv("nanoclaw_test_guest") != "" {
 		guestMain()
+	}
+	if behaviour, ok := strings.CutPrefix(filepath.Base(os.Args[0]), fakePrefix); ok {
+		os.Exit(fake(behaviour))
 	}
 	os.Exit(m.Run())
 }
