@@ -4,6 +4,9 @@
 // a virtual CPU and then boots no ordinary kernel. So a candidate is tried: it
 // boots our own guest once, and the verdict is kept until the host boots again
 // or something of it changes.
+//
+// Emulation is never chosen unless the host's owner allows it: it is no
+// isolation.
 package choose
 
 import (
@@ -12,20 +15,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu"
 )
-
-// canaryLimit bounds the trial boot. With a KVM that works it takes under a
-// second.
-const canaryLimit = 10 * time.Second
-
-// canaryMemory is the trial guest's memory in bytes.
-const canaryMemory = 128 << 20
 
 // ErrNone is wrapped by the error for a host on which nothing can run a VM.
 var ErrNone = errors.New("no hypervisor can be used on this host")
@@ -46,33 +40,151 @@ type Config struct {
 	File string
 }
 
+// Candidate is one way to run VMs, and what was found about it.
+type Candidate struct {
+	Name string
+	// Problem is why it cannot be used; empty for the one that is chosen, and
+	// for those that were not looked at because an earlier one is.
+	Problem string
+}
+
+// Report is what was tried, found and chosen.
+type Report struct {
+	// Candidates are in the order of preference.
+	Candidates []Candidate
+	// Chosen is nil where nothing can be used.
+	Chosen hypervisor.Hypervisor
+	file   string
+}
+
+// Err says, where nothing was chosen, what was tried and what to do.
+func (r Report) Err() error {
+	if r.Chosen != nil {
+		return nil
+	}
+	tried := make([]string, len(r.Candidates))
+	for i, c := range r.Candidates {
+		tried[i] = c.Name + ": " + c.Problem
+	}
+	return fmt.Errorf("%w. Tried: %s. Use a host with a working KVM, or, for development only, set allow_emulation: true in %s",
+		ErrNone, strings.Join(tried, "; "), r.file)
+}
+
 // Hypervisor returns the hypervisor that c allows and this host has, or an
 // error that says what was tried and what to do.
 func Hypervisor(ctx context.Context, c Config) (hypervisor.Hypervisor, error) {
-	var tried []string
-	if c.Hypervisor == "cloud-hypervisor" {
-		return nil, fmt.Errorf("%w: hypervisor is set to cloud-hypervisor, which this version has no driver for; set it to qemu or auto in %s", ErrNone, c.File)
-	}
-	options, err := qemuOptions(c)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNone, err)
-	}
-	options.Accel = qemu.KVM
-	why := kvmProblem(ctx, c, options)
-	if why == "" {
-		return qemu.New(options), nil
-	}
-	tried = append(tried, "qemu with KVM: "+why)
-	if c.AllowEmulation {
-		options.Accel = qemu.TCG
-		return qemu.New(options), nil
-	}
-	tried = append(tried, "qemu without KVM: emulation is no isolation, and allow_emulation is not set")
-	return nil, fmt.Errorf("%w. Tried: %s. Use a host with a working KVM, or, for development only, set allow_emulation: true in %s",
-		ErrNone, strings.Join(tried, "; "), c.File)
+	r := Examine(ctx, c)
+	return r.Chosen, r.Err()
 }
 
-func qemuOptions(c Config) (qemu.Options, error) {
+// Examine tries what c allows until something can be used.
+func Examine(ctx context.Context, c Config) Report { return system.examine(ctx, c) }
+
+// host is where the parts of a host are found, and how drivers are made.
+type host struct {
+	kvm     string // the device
+	pvm     string // there where KVM needs a kernel made for it
+	newQEMU func(qemu.Options) hypervisor.Hypervisor
+}
+
+var system = host{
+	kvm:     "/dev/kvm",
+	pvm:     "/sys/module/kvm_pvm",
+	newQEMU: func(o qemu.Options) hypervisor.Hypervisor { return qemu.New(o) },
+}
+
+// option is a candidate that can be looked at.
+type option struct {
+	name string
+	try  func(context.Context) (h hypervisor.Hypervisor, problem string)
+}
+
+func (s host) examine(ctx context.Context, c Config) Report {
+	r := Report{file: c.File}
+	for _, o := range s.options(c) {
+		candidate := Candidate{Name: o.name}
+		if r.Chosen == nil {
+			r.Chosen, candidate.Problem = o.try(ctx)
+		}
+		r.Candidates = append(r.Candidates, candidate)
+	}
+	return r
+}
+
+// options returns what c asks for, in the order of preference.
+func (s host) options(c Config) []option {
+	ch := option{"cloud-hypervisor", func(context.Context) (hypervisor.Hypervisor, string) {
+		return nil, "this version has no driver for it; set hypervisor to qemu or auto in " + c.File
+	}}
+	qemuKVM := option{"qemu with KVM", func(ctx context.Context) (hypervisor.Hypervisor, string) {
+		return s.tryKVM(ctx, c)
+	}}
+	qemuTCG := option{"qemu without KVM", func(context.Context) (hypervisor.Hypervisor, string) {
+		return s.tryEmulation(c)
+	}}
+	switch c.Hypervisor {
+	case "cloud-hypervisor":
+		return []option{ch}
+	case "qemu":
+		return []option{qemuKVM, qemuTCG}
+	default:
+		return []option{ch, qemuKVM, qemuTCG}
+	}
+}
+
+func (s host) tryKVM(ctx context.Context, c Config) (hypervisor.Hypervisor, string) {
+	o, err := qemuOptions(c, qemu.KVM)
+	if err != nil {
+		return nil, err.Error()
+	}
+	if problem := s.openKVM(); problem != "" {
+		return nil, problem
+	}
+	h := s.newQEMU(o)
+	key, err := verdictKey(o.Binary, c.Kernel, c.Image)
+	if err != nil {
+		return nil, err.Error()
+	}
+	v := verdicts{dir: c.Dir, name: "qemu"}
+	problem, err := v.get(key, func() (string, error) { return s.trial(ctx, c, h) })
+	if err != nil {
+		return nil, "try KVM: " + err.Error()
+	}
+	if problem != "" {
+		return nil, problem
+	}
+	return h, ""
+}
+
+// openKVM says what keeps KVM from being used at all, or "".
+func (s host) openKVM() string {
+	f, err := os.OpenFile(s.kvm, os.O_RDWR, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return s.kvm + " is absent: turn virtualisation on in the firmware, or nested virtualisation where this host is a VM, and load kvm_intel or kvm_amd"
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Sprintf("%v: run as root, or as a member of the device's group", err)
+	case err != nil:
+		return err.Error()
+	}
+	if err := f.Close(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func (s host) tryEmulation(c Config) (hypervisor.Hypervisor, string) {
+	if !c.AllowEmulation {
+		return nil, "emulation is no isolation, and allow_emulation is not set"
+	}
+	o, err := qemuOptions(c, qemu.TCG)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return s.newQEMU(o), ""
+}
+
+func qemuOptions(c Config, accel qemu.Accel) (qemu.Options, error) {
 	binary, err := find(c, c.QEMU)
 	if err != nil {
 		return qemu.Options{}, err
@@ -81,7 +193,7 @@ func qemuOptions(c Config) (qemu.Options, error) {
 	if err != nil {
 		return qemu.Options{}, err
 	}
-	return qemu.Options{Binary: binary, VsockBinary: vsock}, nil
+	return qemu.Options{Binary: binary, VsockBinary: vsock, Accel: accel}, nil
 }
 
 func find(c Config, name string, known ...string) (string, error) {
@@ -94,55 +206,4 @@ func find(c Config, name string, known ...string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%s was not found; install it, or name it in %s", name, c.File)
-}
-
-// kvmProblem says why KVM cannot be used, or "".
-func kvmProblem(ctx context.Context, c Config, o qemu.Options) string {
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return err.Error()
-	}
-	if err := f.Close(); err != nil {
-		return err.Error()
-	}
-	key, err := verdictKey(o.Binary, c.Kernel, c.Image)
-	if err != nil {
-		return err.Error()
-	}
-	v := verdicts{dir: c.Dir}
-	why, err := v.get(key, func() string { return canary(ctx, c, qemu.New(o)) })
-	if err != nil {
-		return err.Error()
-	}
-	return why
-}
-
-// canary boots the guest without a share. The agent then has nothing to do and
-// powers off, which proves processor, kernel, disk and agent in one.
-func canary(ctx context.Context, c Config, h hypervisor.Hypervisor) string {
-	dir, err := os.MkdirTemp(c.Dir, "canary-")
-	if err != nil {
-		return err.Error()
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	ctx, cancel := context.WithTimeout(ctx, canaryLimit)
-	defer cancel()
-	vm, err := h.Start(ctx, hypervisor.Config{
-		ID: "canary", Dir: dir, Kernel: c.Kernel, Image: c.Image,
-		CPUs: 1, Memory: canaryMemory, CID: 3, Console: filepath.Join(dir, "console.log"),
-	})
-	if err != nil {
-		return "a trial guest did not start: " + err.Error()
-	}
-	select {
-	case <-vm.Done():
-	case <-ctx.Done():
-		vm.Kill()
-		<-vm.Done()
-		return fmt.Sprintf("/dev/kvm opens, but a trial guest did not boot within %s", canaryLimit)
-	}
-	if e := vm.Exit(); e.Cause != hypervisor.CauseGuest {
-		return fmt.Sprintf("/dev/kvm opens, but a trial guest ended with: %s %s", e.Cause, e.Detail)
-	}
-	return ""
 }

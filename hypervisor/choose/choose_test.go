@@ -3,61 +3,183 @@ package choose
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu"
 )
 
-// host returns a configuration whose programs exist but boot nothing.
-func host(t *testing.T) Config {
+// driver is a hypervisor whose guests end by themselves as it says, or never.
+type driver struct {
+	accel  qemu.Accel
+	exit   *hypervisor.Exit
+	err    error
+	starts *int
+}
+
+func (d driver) Name() string   { return "fake " + string(d.accel) }
+func (d driver) Isolates() bool { return d.accel == qemu.KVM }
+func (d driver) Start(_ context.Context, c hypervisor.Config) (hypervisor.VM, error) {
+	*d.starts++
+	if d.err != nil {
+		return nil, d.err
+	}
+	if _, err := os.Stat(c.Dir); err != nil {
+		return nil, err
+	}
+	v := &machine{done: make(chan struct{})}
+	if d.exit != nil {
+		v.exit = *d.exit
+		close(v.done)
+	}
+	return v, nil
+}
+
+// machine is a VM that does nothing.
+type machine struct {
+	done chan struct{}
+	exit hypervisor.Exit
+}
+
+func (m *machine) PID() int                                       { return 0 }
+func (m *machine) Dial(context.Context, uint32) (net.Conn, error) { return nil, hypervisor.ErrStopped }
+func (m *machine) AddNIC(context.Context, hypervisor.NIC) error   { return hypervisor.ErrStopped }
+func (m *machine) RemoveNIC(context.Context, string) error        { return hypervisor.ErrStopped }
+func (m *machine) Pause(context.Context) error                    { return hypervisor.ErrStopped }
+func (m *machine) Resume(context.Context) error                   { return hypervisor.ErrStopped }
+func (m *machine) Stop(context.Context) error                     { return nil }
+func (m *machine) Kill()                                          { close(m.done) }
+func (m *machine) Done() <-chan struct{}                          { return m.done }
+func (m *machine) Exit() hypervisor.Exit                          { return m.exit }
+
+// bench is a host with all programs and a /dev/kvm that opens.
+type bench struct {
+	host
+	config Config
+	starts int
+}
+
+func newBench(t *testing.T, exit *hypervisor.Exit, err error) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	touch := func(name string) string {
 		path := filepath.Join(dir, name)
-		// Starts, and is no hypervisor.
-		if err := os.WriteFile(path, []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
+		if err := os.WriteFile(path, nil, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		return path
 	}
-	return Config{
+	b := &bench{config: Config{
 		Hypervisor: "auto", QEMU: touch("qemu"), VhostDeviceVsock: touch("vsock"),
 		Kernel: touch("vmlinux"), Image: touch("guest.img"),
 		Dir: filepath.Join(dir, "run"), File: "/etc/nanoclaw/config.yaml",
+	}}
+	b.host = host{
+		kvm: touch("kvm"), pvm: filepath.Join(dir, "absent"),
+		newQEMU: func(o qemu.Options) hypervisor.Hypervisor {
+			return driver{accel: o.Accel, exit: exit, err: err, starts: &b.starts}
+		},
+	}
+	return b
+}
+
+var (
+	boots  = &hypervisor.Exit{Cause: hypervisor.CauseGuest}
+	panics = &hypervisor.Exit{Cause: hypervisor.CausePanic}
+)
+
+func TestAKVMThatBootsIsChosenAndTriedOnce(t *testing.T) {
+	b := newBench(t, boots, nil)
+	b.config.AllowEmulation = true
+	for range 3 {
+		r := b.examine(context.Background(), b.config)
+		if r.Err() != nil || !r.Chosen.Isolates() {
+			t.Fatalf("got %+v, %v", r, r.Err())
+		}
+	}
+	if b.starts != 1 {
+		t.Errorf("%d trials", b.starts)
+	}
+	left, err := filepath.Glob(filepath.Join(b.config.Dir, "trial-*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }
 
 func TestEmulationOnlyWhereItIsAllowed(t *testing.T) {
-	c := host(t)
-	_, err := Hypervisor(context.Background(), c)
-	if !errors.Is(err, ErrNone) || !strings.Contains(err.Error(), "allow_emulation") || !strings.Contains(err.Error(), c.File) {
-		t.Fatalf("got %v, want ErrNone that names allow_emulation and the file", err)
+	b := newBench(t, panics, nil)
+	err := b.examine(context.Background(), b.config).Err()
+	if !errors.Is(err, ErrNone) {
+		t.Fatalf("got %v", err)
 	}
-	c.AllowEmulation = true
-	h, err := Hypervisor(context.Background(), c)
-	if err != nil {
-		t.Fatal(err)
+	for _, want := range []string{"cloud-hypervisor", "panicked", "allow_emulation", b.config.File} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
 	}
-	if h.Isolates() || h.Name() != qemu.New(qemu.Options{Accel: qemu.TCG}).Name() {
-		t.Fatalf("got %s, want the emulation", h.Name())
+	b.config.AllowEmulation = true
+	r := b.examine(context.Background(), b.config)
+	if r.Err() != nil || r.Chosen.Isolates() {
+		t.Fatalf("got %+v, %v", r, r.Err())
+	}
+	if b.starts != 1 {
+		t.Errorf("%d trials", b.starts)
 	}
 }
 
-func TestAMissingProgramIsNamed(t *testing.T) {
-	c := host(t)
-	c.VhostDeviceVsock = filepath.Join(t.TempDir(), "absent")
-	if _, err := Hypervisor(context.Background(), c); !errors.Is(err, ErrNone) || !strings.Contains(err.Error(), "absent") {
-		t.Fatalf("got %v", err)
+func TestProblemsAreNamed(t *testing.T) {
+	for want, spoil := range map[string]func(*bench){
+		"is absent: turn":  func(b *bench) { b.kvm += "-none" },
+		"vsock-none":       func(b *bench) { b.config.VhostDeviceVsock += "-none" },
+		"qemu-none":        func(b *bench) { b.config.QEMU += "-none" },
+		"vmlinux-none":     func(b *bench) { b.config.Kernel += "-none" },
+		"has no driver":    func(b *bench) { b.config.Hypervisor = "cloud-hypervisor" },
+		"did not start: x": func(b *bench) {},
+	} {
+		b := newBench(t, nil, errors.New("x"))
+		spoil(b)
+		if err := b.examine(context.Background(), b.config).Err(); !errors.Is(err, ErrNone) || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
 	}
 }
 
-func TestCloudHypervisorIsRefusedByName(t *testing.T) {
-	c := host(t)
-	c.Hypervisor = "cloud-hypervisor"
-	if _, err := Hypervisor(context.Background(), c); !errors.Is(err, ErrNone) || !strings.Contains(err.Error(), "cloud-hypervisor") {
+func TestAGuestThatHangsUnderPVM(t *testing.T) {
+	b := newBench(t, nil, nil)
+	b.pvm = b.kvm
+	began := time.Now()
+	err := b.examine(context.Background(), b.config).Err()
+	if err == nil || !strings.Contains(err.Error(), "did not boot within 3s; it is kvm_pvm's") {
 		t.Fatalf("got %v", err)
+	}
+	if took := time.Since(began); took > 2*trialLimitPVM {
+		t.Errorf("took %v", took)
+	}
+}
+
+func TestACallerWhoGivesUpLeavesNoVerdict(t *testing.T) {
+	b := newBench(t, nil, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if err := b.examine(ctx, b.config).Err(); err == nil || !strings.Contains(err.Error(), "deadline") {
+		t.Fatalf("got %v", err)
+	}
+	left, err := filepath.Glob(filepath.Join(b.config.Dir, "*.json"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+func TestQEMUByNameLeavesOthersOut(t *testing.T) {
+	b := newBench(t, boots, nil)
+	b.config.Hypervisor = "qemu"
+	r := b.examine(context.Background(), b.config)
+	if r.Err() != nil || len(r.Candidates) != 2 || r.Candidates[0].Name != "qemu with KVM" {
+		t.Fatalf("got %+v", r)
 	}
 }

@@ -1,19 +1,24 @@
 package choose
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// verdicts keeps what trials found, in one small file that only root writes.
+// verdicts keeps what the trials of one candidate found, in a small file that
+// only we can write.
 type verdicts struct {
-	dir string
+	dir  string
+	name string
 }
 
 // verdict is one trial's outcome. Problem is empty where the candidate works.
@@ -25,14 +30,18 @@ type verdict struct {
 // maxVerdict bounds the file, in bytes.
 const maxVerdict = 64 << 10
 
-// verdictKey identifies what a trial was made with: this boot of the host, and
-// the programs and files that took part.
+// verdictKey identifies what a trial was made with: this boot of the host, its
+// kernel, and the programs and files that took part. A file is known by its
+// size and time, so that asking costs no reading of it.
 func verdictKey(files ...string) (string, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", err
+	var parts []string
+	for _, name := range []string{"random/boot_id", "osrelease"} {
+		b, err := os.ReadFile(filepath.Join("/proc/sys/kernel", name))
+		if err != nil {
+			return "", err
+		}
+		parts = append(parts, strings.TrimSpace(string(b)))
 	}
-	parts := []string{strings.TrimSpace(string(boot))}
 	for _, name := range files {
 		info, err := os.Stat(name)
 		if err != nil {
@@ -44,12 +53,13 @@ func verdictKey(files ...string) (string, error) {
 }
 
 // get returns the kept verdict of key, or makes the trial. Of several shims that
-// start at once one makes it and the others wait.
-func (v verdicts) get(key string, trial func() string) (problem string, err error) {
+// start at once one makes it and the others wait. A trial that found nothing
+// out leaves no verdict.
+func (v verdicts) get(key string, trial func() (problem string, err error)) (problem string, err error) {
 	if err := os.MkdirAll(v.dir, 0o711); err != nil {
 		return "", err
 	}
-	path := filepath.Join(v.dir, "kvm-verdict.json")
+	path := filepath.Join(v.dir, "kvm-verdict-"+v.name+".json")
 	if kept, ok := read(path, key); ok {
 		return kept.Problem, nil
 	}
@@ -64,7 +74,10 @@ func (v verdicts) get(key string, trial func() string) (problem string, err erro
 	if kept, ok := read(path, key); ok {
 		return kept.Problem, nil
 	}
-	problem = trial()
+	problem, err = trial()
+	if err != nil {
+		return "", err
+	}
 	data, err := json.Marshal(verdict{Key: key, Problem: problem})
 	if err != nil {
 		return "", err
@@ -75,18 +88,39 @@ func (v verdicts) get(key string, trial func() string) (problem string, err erro
 	return problem, os.Rename(path+".new", path)
 }
 
+// read returns the verdict in the file if it is ours and about key.
 func read(path, key string) (verdict, bool) {
-	info, err := os.Stat(path)
-	if err != nil || info.Size() > maxVerdict {
-		return verdict{}, false
-	}
-	data, err := os.ReadFile(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return verdict{}, false
 	}
-	var v verdict
-	if json.Unmarshal(data, &v) != nil || v.Key != key {
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 ||
+		info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()) {
 		return verdict{}, false
 	}
-	return v, true
+	data, err := io.ReadAll(io.LimitReader(f, maxVerdict))
+	if err != nil {
+		return verdict{}, false
+	}
+	v, err := parse(data)
+	return v, err == nil && v.Key == key
+}
+
+// parse is strict: what we did not write is not believed.
+func parse(data []byte) (verdict, error) {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	var v verdict
+	if err := d.Decode(&v); err != nil {
+		return verdict{}, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return verdict{}, errors.New("more than one value")
+	}
+	if v.Key == "" {
+		return verdict{}, errors.New("no key")
+	}
+	return v, nil
 }

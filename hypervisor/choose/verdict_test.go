@@ -1,15 +1,23 @@
 package choose
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
+func kept(t *testing.T) verdicts { return verdicts{dir: t.TempDir(), name: "x"} }
+
+func (v verdicts) path() string { return filepath.Join(v.dir, "kvm-verdict-"+v.name+".json") }
+
 func TestVerdictIsKeptUntilSomethingChanges(t *testing.T) {
-	v := verdicts{dir: t.TempDir()}
+	v := kept(t)
 	trials := 0
-	trial := func() string { trials++; return "it does not boot" }
+	trial := func() (string, error) { trials++; return "it does not boot", nil }
 	for range 3 {
 		if why, err := v.get("a", trial); err != nil || why != "it does not boot" {
 			t.Fatalf("got %q, %v", why, err)
@@ -23,13 +31,59 @@ func TestVerdictIsKeptUntilSomethingChanges(t *testing.T) {
 	}
 }
 
-func TestABrokenVerdictIsNotBelieved(t *testing.T) {
-	v := verdicts{dir: t.TempDir()}
-	if err := os.WriteFile(filepath.Join(v.dir, "kvm-verdict.json"), []byte(`{"key":`), 0o600); err != nil {
-		t.Fatal(err)
+func TestOnlyOneOfManyTries(t *testing.T) {
+	v := kept(t)
+	var trials atomic.Int32
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			_, err := v.get("a", func() (string, error) {
+				trials.Add(1)
+				time.Sleep(20 * time.Millisecond)
+				return "", nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	if why, err := v.get("a", func() string { return "" }); err != nil || why != "" {
+	all.Wait()
+	if n := trials.Load(); n != 1 {
+		t.Fatalf("%d trials", n)
+	}
+}
+
+func TestATrialThatFoundNothingOutIsNotKept(t *testing.T) {
+	v := kept(t)
+	cut := errors.New("cut short")
+	if _, err := v.get("a", func() (string, error) { return "", cut }); !errors.Is(err, cut) {
+		t.Fatalf("got %v", err)
+	}
+	if why, err := v.get("a", func() (string, error) { return "no", nil }); err != nil || why != "no" {
 		t.Fatalf("got %q, %v", why, err)
+	}
+}
+
+func TestAVerdictOfOthersIsNotBelieved(t *testing.T) {
+	const good = `{"key":"a","problem":"no"}`
+	for name, spoil := range map[string]func(path string) error{
+		"cut short": func(p string) error { return os.WriteFile(p, []byte(`{"key":`), 0o600) },
+		"more":      func(p string) error { return os.WriteFile(p, []byte(good+good), 0o600) },
+		"unknown":   func(p string) error { return os.WriteFile(p, []byte(`{"key":"a","problem":"no","x":1}`), 0o600) },
+		"writable":  func(p string) error { return errors.Join(os.WriteFile(p, []byte(good), 0o600), os.Chmod(p, 0o622)) },
+		"other key": func(p string) error { return os.WriteFile(p, []byte(`{"key":"b","problem":"no"}`), 0o600) },
+		"a link": func(p string) error {
+			return errors.Join(os.WriteFile(p+"x", []byte(good), 0o600), os.Symlink(p+"x", p))
+		},
+		"really big": func(p string) error { return os.WriteFile(p, append(make([]byte, maxVerdict), good...), 0o600) },
+	} {
+		v := kept(t)
+		if err := spoil(v.path()); err != nil {
+			t.Fatal(err)
+		}
+		if why, err := v.get("a", func() (string, error) { return "", nil }); err != nil || why != "" {
+			t.Errorf("%s: got %q, %v", name, why, err)
+		}
 	}
 }
 
@@ -52,4 +106,15 @@ func TestVerdictKeyFollowsTheFiles(t *testing.T) {
 	if _, err := verdictKey(name + "absent"); err == nil {
 		t.Fatal("a file that is absent has a key")
 	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"key":"a","problem":""}`))
+	f.Add([]byte(`{"key":"a"} {}`))
+	f.Add([]byte(`[]`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if v, err := parse(data); err == nil && v.Key == "" {
+			t.Fatalf("accepted %q", data)
+		}
+	})
 }
