@@ -91,7 +91,8 @@ func relayDNS(ctx context.Context, conn net.Conn, ask asker) (err error) {
 			// The last questions still get their answers.
 			wg.Wait()
 			return nil
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, errors.Is(err, io.ErrUnexpectedEOF):
+			// Nobody is left to hear an answer: the VM may have been killed.
 			return nil
 		case err != nil:
 			return fmt.Errorf("DNS stream: %w", err)
