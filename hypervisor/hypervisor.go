@@ -130,15 +130,15 @@ var ErrStopped = errors.New("the virtual machine is not running")
 type Cause string
 
 const (
-	// CauseGuest: the guest powered itself off.
+	// CauseGuest means that the guest powered itself off.
 	CauseGuest Cause = "guest powered off"
-	// CausePanic: the guest's kernel panicked.
+	// CausePanic means that the guest's kernel panicked.
 	CausePanic Cause = "guest kernel panicked"
-	// CauseReset: the guest asked for a reset, which is treated as its end.
+	// CauseReset means that the guest asked for a reset, which is treated as its end.
 	CauseReset Cause = "guest asked for a reset"
-	// CauseStopped: Stop or Kill was called.
+	// CauseStopped means that Stop or Kill was called.
 	CauseStopped Cause = "stopped by the shim"
-	// CauseFailed: the VMM or one of its helpers died or failed.
+	// CauseFailed means that the VMM or one of its helpers died or failed.
 	CauseFailed Cause = "virtual machine monitor failed"
 )
 

@@ -72,9 +72,11 @@ func fakeQEMU(behaviour string) int {
 			fd, _ = strconv.Atoi(s)
 		}
 	}
-	monitor := os.NewFile(uintptr(fd), "qmp")
-	fmt.Fprintln(monitor, `{"QMP":{}}`)
-	lines := bufio.NewScanner(monitor)
+	socket := os.NewFile(uintptr(fd), "qmp")
+	lines := bufio.NewScanner(socket)
+	// say sends one message. Whoever does not listen any more is not waited for.
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(socket, format+"\n", args...) }
+	say(`{"QMP":{}}`)
 	for lines.Scan() {
 		var r struct {
 			Execute string
@@ -86,13 +88,13 @@ func fakeQEMU(behaviour string) int {
 		if r.Execute == "quit" && behaviour == "qemu-wedged" {
 			continue
 		}
-		fmt.Fprintf(monitor, `{"return":{},"id":%d}`+"\n", r.ID)
+		say(`{"return":{},"id":%d}`, r.ID)
 		switch r.Execute {
 		case "quit":
-			fmt.Fprintln(monitor, `{"event":"SHUTDOWN","data":{"guest":false,"reason":"host-qmp-quit"}}`)
+			say(`{"event":"SHUTDOWN","data":{"guest":false,"reason":"host-qmp-quit"}}`)
 			return 0
 		case "cont":
-			if code, over := misbehave(behaviour, monitor); over {
+			if code, over := misbehave(behaviour, say); over {
 				return code
 			}
 		}
@@ -100,9 +102,9 @@ func fakeQEMU(behaviour string) int {
 	return 1
 }
 
-func misbehave(behaviour string, monitor *os.File) (code int, over bool) {
+func misbehave(behaviour string, say func(string, ...any)) (code int, over bool) {
 	event := func(reason string) {
-		fmt.Fprintf(monitor, `{"event":"SHUTDOWN","data":{"guest":true,"reason":%q}}`+"\n", reason)
+		say(`{"event":"SHUTDOWN","data":{"guest":true,"reason":%q}}`, reason)
 	}
 	switch behaviour {
 	case "qemu-poweroff":
@@ -110,7 +112,7 @@ func misbehave(behaviour string, monitor *os.File) (code int, over bool) {
 	case "qemu-reset":
 		event("guest-reset")
 	case "qemu-panic":
-		fmt.Fprintln(monitor, `{"event":"GUEST_PANICKED","data":{"action":"shutdown"}}`)
+		say(`{"event":"GUEST_PANICKED","data":{"action":"shutdown"}}`)
 		event("guest-panic")
 	case "qemu-unasked":
 		return 0, true
@@ -121,7 +123,7 @@ func misbehave(behaviour string, monitor *os.File) (code int, over bool) {
 		event("guest-shutdown")
 		time.Sleep(time.Minute)
 	case "qemu-garbage":
-		fmt.Fprintln(monitor, "pwned")
+		say("pwned")
 		time.Sleep(time.Minute)
 	default:
 		return 0, false

@@ -52,7 +52,9 @@ func guest() error {
 		return err
 	}
 	lines := bufio.NewScanner(host)
-	fmt.Fprintln(host, "hello")
+	if _, err := fmt.Fprintln(host, "hello"); err != nil {
+		return err
+	}
 	for lines.Scan() {
 		if err := obey(lines.Text(), host); err != nil {
 			return err

@@ -217,6 +217,10 @@ func dialStarting(ctx context.Context, path string, p *process) (*os.File, error
 		if err == nil {
 			return f, nil
 		}
+		// The dialler may notice the end of the time first, in words of its own.
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, context.DeadlineExceeded
+		}
 		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ECONNREFUSED) {
 			return nil, err
 		}
