@@ -162,6 +162,25 @@ func (tn *testnet) connect(name, outerName string, mtu int, innerAddrs, outerAdd
 		}
 		return address(name, innerAddrs)
 	}))
+	tn.must(tn.outer.Do(func() error { return awaitUp(outerName) }))
+	tn.must(tn.inner.Do(func() error { return awaitUp(name) }))
+}
+
+// awaitUp waits until a link carries frames: the kernel drops them for a
+// moment after both ends of a veth are up, and ARP asks again only after a
+// second.
+func awaitUp(name string) error {
+	for range 500 {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if l.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.New(name + " does not come up")
 }
 
 // address brings a link up with addresses that need no duplicate detection.
