@@ -1,0 +1,199 @@
+// Package cloudhypervisor runs virtual machines with Cloud Hypervisor, version
+// 52 or later, over its HTTP interface.
+//
+// The calls are generated from api/openapi.yaml, which holds those made and no
+// others. One process is one VM; it listens on a socket that this package made
+// and reports events on a pipe, which is where the VM's end is learnt from.
+//
+// What is promised about a hostile guest: what the VMM answers, reports, prints
+// and writes to the console is bounded, and events that cannot be read end the
+// VM. The VMM's user, namespaces and limits are the business of
+// Config.StartProcess; its own seccomp filters are left on.
+//
+// A path in the configuration is opened by the VMM, not here: whether it should
+// be is decided by the caller.
+package cloudhypervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nanoclaw/nanoclaw/hypervisor"
+)
+
+// MinVersion is the oldest major version of Cloud Hypervisor that is used.
+// Earlier ones ignore configuration they do not know, and have a known hole in
+// their block device.
+const MinVersion = 52
+
+// Options are what the driver needs from the host.
+type Options struct {
+	// Binary is cloud-hypervisor.
+	Binary string
+}
+
+// CloudHypervisor is the driver.
+type CloudHypervisor struct{ options Options }
+
+var _ hypervisor.Hypervisor = (*CloudHypervisor)(nil)
+
+// New returns the driver. Nothing is checked before a VM is started.
+func New(o Options) *CloudHypervisor { return &CloudHypervisor{o} }
+
+// Name is part of hypervisor.Hypervisor.
+func (*CloudHypervisor) Name() string { return "cloud-hypervisor" }
+
+// Isolates is part of hypervisor.Hypervisor. There is no emulation.
+func (*CloudHypervisor) Isolates() bool { return true }
+
+// Start is part of hypervisor.Hypervisor.
+func (h *CloudHypervisor) Start(ctx context.Context, c hypervisor.Config) (hypervisor.VM, error) {
+	if err := check(c); err != nil {
+		return nil, fmt.Errorf("start cloud-hypervisor: %w", err)
+	}
+	if c.StartProcess == nil {
+		c.StartProcess = (*exec.Cmd).Start
+	}
+	v, err := h.launch(c)
+	if err != nil {
+		return nil, fmt.Errorf("start cloud-hypervisor: %w", err)
+	}
+	if err := v.boot(ctx, c); err != nil {
+		v.cmdKill()
+		<-v.done
+		if words := v.stderr.String(); words != "" {
+			err = fmt.Errorf("%w; its last words: %s", err, words)
+		}
+		return nil, fmt.Errorf("start cloud-hypervisor: %w", err)
+	}
+	return v, nil
+}
+
+// The descriptors that the VMM inherits, in the order of exec.Cmd.ExtraFiles.
+const (
+	apiFD = 3 + iota
+	eventsFD
+	consoleFD
+)
+
+// consolePath is the console's file as the VMM opens it: a pipe, because a file
+// of its own would let the guest fill the disk.
+var consolePath = "/proc/self/fd/" + strconv.Itoa(consoleFD)
+
+func apiSocket(dir string) string { return filepath.Join(dir, "api.sock") }
+
+// launch starts the process and the goroutines that wait for it.
+func (h *CloudHypervisor) launch(c hypervisor.Config) (_ *vm, err error) {
+	// What is ours is closed on failure; what the process holds duplicates of,
+	// always.
+	var ours, lent []interface{ Close() error }
+	defer func() {
+		if err != nil {
+			closeAll(ours)
+			removeSockets(c.Dir)
+		}
+		closeAll(lent)
+	}()
+	con, err := openConsole(c.Console)
+	if err != nil {
+		return nil, err
+	}
+	ours = append(ours, con.file)
+	// A socket left by a killed predecessor would make bind fail, in this
+	// process or in the VMM.
+	removeSockets(c.Dir)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: apiSocket(c.Dir), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen for the VMM: %w", err)
+	}
+	listener.SetUnlinkOnClose(false)
+	lent = append(lent, listener)
+	api, err := listener.File()
+	if err != nil {
+		return nil, fmt.Errorf("listen for the VMM: %w", err)
+	}
+	lent = append(lent, api)
+	events, eventsEnd, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make the event monitor's pipe: %w", err)
+	}
+	ours, lent = append(ours, events), append(lent, eventsEnd)
+	output, outputEnd, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make the console's pipe: %w", err)
+	}
+	ours, lent = append(ours, output), append(lent, outputEnd)
+
+	v := newVM(c, con, events, output)
+	v.cmd = exec.Command(h.options.Binary,
+		"--api-socket", "fd="+strconv.Itoa(apiFD),
+		"--event-monitor", "fd="+strconv.Itoa(eventsFD))
+	v.cmd.Dir = "/"
+	v.cmd.Env = []string{"LANG=C"}
+	v.cmd.ExtraFiles = []*os.File{api, eventsEnd, outputEnd}
+	v.cmd.Stderr = &v.stderr
+	// Somebody who inherited standard error must not hold up the reaping.
+	v.cmd.WaitDelay = time.Second
+	if err := c.StartProcess(v.cmd); err != nil {
+		return nil, fmt.Errorf("run %s: %w", h.options.Binary, err)
+	}
+	v.supervise()
+	return v, nil
+}
+
+func closeAll(files []interface{ Close() error }) {
+	for _, f := range files {
+		_ = f.Close()
+	}
+}
+
+// removeSockets removes what the VMM does not remove when it is killed.
+func removeSockets(dir string) {
+	_ = os.Remove(apiSocket(dir))
+	_ = os.Remove(hypervisor.VsockPath(dir))
+}
+
+// boot tells a process that has just started what to run. NICs come between
+// create and boot, because create takes no descriptors.
+func (v *vm) boot(ctx context.Context, c hypervisor.Config) error {
+	p, err := v.client.ping(ctx)
+	if err != nil {
+		return err
+	}
+	if err := checkVersion(p.Version); err != nil {
+		return err
+	}
+	if err := v.client.create(ctx, vmConfig(c, consolePath)); err != nil {
+		return err
+	}
+	for _, n := range c.NICs {
+		if err := v.client.addNet(ctx, nicConfig(n), n.Tap); err != nil {
+			return fmt.Errorf("NIC %s: %w", n.ID, err)
+		}
+	}
+	return v.client.boot(ctx)
+}
+
+// errVersion is wrapped by checkVersion's errors.
+var errVersion = errors.New("unsuitable version of cloud-hypervisor")
+
+// checkVersion takes versions such as "53.0", "v53.0" and "54.0.0-dev".
+func checkVersion(version string) error {
+	major, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+	n, err := strconv.ParseUint(major, 10, 16)
+	if err != nil {
+		return fmt.Errorf("%w: it says %.40q; install version %d or later", errVersion, version, MinVersion)
+	}
+	if n < MinVersion {
+		return fmt.Errorf("%w: it is %.40q; install version %d or later", errVersion, version, MinVersion)
+	}
+	return nil
+}
