@@ -53,6 +53,7 @@ func chooseHypervisor(ctx context.Context, c config.Config) (hypervisor.Hypervis
 	return choose.Hypervisor(ctx, choose.Config{
 		Hypervisor:       c.Hypervisor,
 		AllowEmulation:   c.AllowEmulation,
+		CloudHypervisor:  c.CloudHypervisor,
 		QEMU:             c.QEMU,
 		VhostDeviceVsock: c.VhostDeviceVsock,
 		Kernel:           c.Kernel,

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/cloudhypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu"
 )
 
@@ -31,7 +32,7 @@ type Config struct {
 	// AllowEmulation permits QEMU without KVM.
 	AllowEmulation bool
 	// Programs, each a path or a name to look up.
-	QEMU, VhostDeviceVsock string
+	CloudHypervisor, QEMU, VhostDeviceVsock string
 	// Kernel and Image are what a trial boots.
 	Kernel, Image string
 	// Dir is the run directory; verdicts are kept in it.
@@ -85,12 +86,14 @@ type host struct {
 	kvm     string // the device
 	pvm     string // there where KVM needs a kernel made for it
 	newQEMU func(qemu.Options) hypervisor.Hypervisor
+	newCH   func(cloudhypervisor.Options) hypervisor.Hypervisor
 }
 
 var system = host{
 	kvm:     "/dev/kvm",
 	pvm:     "/sys/module/kvm_pvm",
 	newQEMU: func(o qemu.Options) hypervisor.Hypervisor { return qemu.New(o) },
+	newCH:   func(o cloudhypervisor.Options) hypervisor.Hypervisor { return cloudhypervisor.New(o) },
 }
 
 // option is a candidate that can be looked at.
@@ -113,11 +116,19 @@ func (s host) examine(ctx context.Context, c Config) Report {
 
 // options returns what c asks for, in the order of preference.
 func (s host) options(c Config) []option {
-	ch := option{"cloud-hypervisor", func(context.Context) (hypervisor.Hypervisor, string) {
-		return nil, "this version has no driver for it; set hypervisor to qemu or auto in " + c.File
+	ch := option{"cloud-hypervisor", func(ctx context.Context) (hypervisor.Hypervisor, string) {
+		binary, err := find(c, c.CloudHypervisor)
+		if err != nil {
+			return nil, err.Error()
+		}
+		return s.tryKVM(ctx, c, s.newCH(cloudhypervisor.Options{Binary: binary}), binary)
 	}}
 	qemuKVM := option{"qemu with KVM", func(ctx context.Context) (hypervisor.Hypervisor, string) {
-		return s.tryKVM(ctx, c)
+		o, err := qemuOptions(c, qemu.KVM)
+		if err != nil {
+			return nil, err.Error()
+		}
+		return s.tryKVM(ctx, c, s.newQEMU(o), o.Binary)
 	}}
 	qemuTCG := option{"qemu without KVM", func(context.Context) (hypervisor.Hypervisor, string) {
 		return s.tryEmulation(c)
@@ -132,20 +143,16 @@ func (s host) options(c Config) []option {
 	}
 }
 
-func (s host) tryKVM(ctx context.Context, c Config) (hypervisor.Hypervisor, string) {
-	o, err := qemuOptions(c, qemu.KVM)
-	if err != nil {
-		return nil, err.Error()
-	}
+// tryKVM tries a driver of the binary on this host's KVM, unless a verdict is kept.
+func (s host) tryKVM(ctx context.Context, c Config, h hypervisor.Hypervisor, binary string) (hypervisor.Hypervisor, string) {
 	if problem := s.openKVM(); problem != "" {
 		return nil, problem
 	}
-	h := s.newQEMU(o)
-	key, err := verdictKey(o.Binary, c.Kernel, c.Image)
+	key, err := verdictKey(binary, c.Kernel, c.Image)
 	if err != nil {
 		return nil, err.Error()
 	}
-	v := verdicts{dir: c.Dir, name: "qemu"}
+	v := verdicts{dir: c.Dir, name: h.Name()}
 	problem, err := v.get(key, func() (string, error) { return s.trial(ctx, c, h) })
 	if err != nil {
 		return nil, "try KVM: " + err.Error()

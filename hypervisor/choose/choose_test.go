@@ -11,18 +11,20 @@ import (
 	"time"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/cloudhypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu"
 )
 
 // driver is a hypervisor whose guests end by themselves as it says, or never.
 type driver struct {
+	name   string
 	accel  qemu.Accel
 	exit   *hypervisor.Exit
 	err    error
 	starts *int
 }
 
-func (d driver) Name() string   { return "fake " + string(d.accel) }
+func (d driver) Name() string   { return d.name }
 func (d driver) Isolates() bool { return d.accel == qemu.KVM }
 func (d driver) Start(_ context.Context, c hypervisor.Config) (hypervisor.VM, error) {
 	*d.starts++
@@ -75,14 +77,17 @@ func newBench(t *testing.T, exit *hypervisor.Exit, err error) *bench {
 		return path
 	}
 	b := &bench{config: Config{
-		Hypervisor: "auto", QEMU: touch("qemu"), VhostDeviceVsock: touch("vsock"),
+		Hypervisor: "auto", CloudHypervisor: filepath.Join(dir, "ch-none"), QEMU: touch("qemu"), VhostDeviceVsock: touch("vsock"),
 		Kernel: touch("vmlinux"), Image: touch("guest.img"),
 		Dir: filepath.Join(dir, "run"), File: "/etc/nanoclaw/config.yaml",
 	}}
 	b.host = host{
 		kvm: touch("kvm"), pvm: filepath.Join(dir, "absent"),
 		newQEMU: func(o qemu.Options) hypervisor.Hypervisor {
-			return driver{accel: o.Accel, exit: exit, err: err, starts: &b.starts}
+			return driver{name: "qemu", accel: o.Accel, exit: exit, err: err, starts: &b.starts}
+		},
+		newCH: func(cloudhypervisor.Options) hypervisor.Hypervisor {
+			return driver{name: "cloud-hypervisor", accel: qemu.KVM, exit: boots, starts: &b.starts}
 		},
 	}
 	return b
@@ -138,7 +143,7 @@ func TestProblemsAreNamed(t *testing.T) {
 		"vsock-none":       func(b *bench) { b.config.VhostDeviceVsock += "-none" },
 		"qemu-none":        func(b *bench) { b.config.QEMU += "-none" },
 		"vmlinux-none":     func(b *bench) { b.config.Kernel += "-none" },
-		"has no driver":    func(b *bench) { b.config.Hypervisor = "cloud-hypervisor" },
+		"ch-none":          func(b *bench) { b.config.Hypervisor = "cloud-hypervisor" },
 		"did not start: x": func(b *bench) {},
 	} {
 		b := newBench(t, nil, errors.New("x"))
@@ -172,6 +177,25 @@ func TestACallerWhoGivesUpLeavesNoVerdict(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(b.config.Dir, "*.json"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+func TestCloudHypervisorIsPreferred(t *testing.T) {
+	b := newBench(t, boots, nil)
+	b.config.CloudHypervisor = b.config.QEMU
+	for range 2 {
+		r := b.examine(context.Background(), b.config)
+		if r.Err() != nil || r.Chosen.Name() != "cloud-hypervisor" {
+			t.Fatalf("got %+v, %v", r, r.Err())
+		}
+	}
+	if b.starts != 1 {
+		t.Errorf("%d trials", b.starts)
+	}
+	// Each candidate has a verdict of its own.
+	b.config.Hypervisor = "qemu"
+	if r := b.examine(context.Background(), b.config); r.Err() != nil || r.Chosen.Name() != "qemu" || b.starts != 2 {
+		t.Errorf("got %+v after %d trials", r, b.starts)
 	}
 }
 
