@@ -30,8 +30,7 @@ func finish(t testscript.T, enter, label, ids string) {
 		t.Fatal(err)
 	}
 	if vms == 0 {
-		t.Log("no VM: the script made no container with the runtime nanoclaw")
-		return
+		t.Fatal("no VM: the script made no container with the runtime nanoclaw")
 	}
 	var left []string
 	for limit := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
