@@ -29,6 +29,8 @@ import (
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 )
 
+//go:generate go tool -modfile=../../tools/go.mod oapi-codegen -config api/oapi-codegen.yaml api/openapi.yaml
+
 // MinVersion is the oldest major version of Cloud Hypervisor that is used.
 // Earlier ones ignore configuration they do not know, and have a known hole in
 // their block device.

@@ -135,7 +135,8 @@ func (f *fakeVMM) serve(l net.Listener) {
 		}
 		path := strings.TrimPrefix(req.URL.Path, "/api/v1/")
 		_, _ = fmt.Fprintf(f.log, "%s %s files=%d %s\n", req.Method, path, len(files), body)
-		status, answer := 0, []byte(nil)
+		var status int
+		var answer []byte
 		if err := allowed(router, req, body); err != nil {
 			status, answer = 400, errorBody("not in the document", err.Error())
 		} else {
