@@ -7,6 +7,7 @@ package cgroup
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/cgroups/v3/cgroup2/stats"
@@ -190,6 +192,28 @@ func processes(dir string, pids []int, depth int) ([]int, error) {
 		}
 	}
 	return pids, nil
+}
+
+// frozenPoll is how often Frozen looks.
+const frozenPoll = 5 * time.Millisecond
+
+// Frozen returns once the group's processes have stopped running. The kernel
+// stops them one by one after it was asked to.
+func (g Group) Frozen(ctx context.Context) error {
+	for {
+		raw, err := os.ReadFile(filepath.Join(g.dir(), "cgroup.events"))
+		if err != nil {
+			return err
+		}
+		if counter(raw, "frozen") == 1 {
+			return nil
+		}
+		select {
+		case <-time.After(frozenPoll):
+		case <-ctx.Done():
+			return fmt.Errorf("the processes have not stopped: %w", ctx.Err())
+		}
+	}
 }
 
 // OOMKilled reports whether the kernel has killed a process of the group for

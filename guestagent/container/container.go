@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -131,7 +132,25 @@ func (c *Container) Start(ctx context.Context) error {
 
 // Pause freezes the container's processes.
 func (c *Container) Pause(ctx context.Context) error {
-	return c.freeze(ctx, c.cfg.Runtime.Pause, running, paused)
+	return c.freeze(ctx, c.pause, running, paused)
+}
+
+// pauseTime bounds how long processes may take to stop. One that waits for the
+// share in the kernel stops only then.
+const pauseTime = 10 * time.Second
+
+// pause has the processes frozen and thaws them when not all of them stop.
+func (c *Container) pause(ctx context.Context, id, bundle string) error {
+	if err := c.cfg.Runtime.Pause(ctx, id, bundle); err != nil {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, pauseTime)
+	defer cancel()
+	err := c.group.Frozen(waiting)
+	if err == nil {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("pause container %s: %w", id, err), c.cfg.Runtime.Resume(ctx, id, bundle))
 }
 
 // Resume thaws them.
