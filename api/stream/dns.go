@@ -21,14 +21,16 @@ const (
 )
 
 const (
-	dnsPrefix = 5
+	// maxDNSFrame bounds a frame of a DNS stream, whose frames are not answered.
+	maxDNSFrame = 64 << 10
+	dnsPrefix   = 5
 	// dnsHeader is the length of the fixed part of any DNS message (RFC 1035 §4.1.1).
 	dnsHeader = 12
 )
 
 // MaxDNSMessage is the largest DNS message a stream carries, in bytes. It is
 // below the 65,535 of DNS over TCP by the frame's own prefix.
-const MaxDNSMessage = MaxFrame - dnsPrefix
+const MaxDNSMessage = maxDNSFrame - dnsPrefix
 
 // DNSMessage is a question or its answer.
 type DNSMessage struct {
@@ -56,7 +58,7 @@ func WriteDNS(w io.Writer, m DNSMessage) error {
 
 // ReadDNS reads one message. It returns io.EOF when the stream ended.
 func ReadDNS(r io.Reader) (DNSMessage, error) {
-	n, err := readLength(r)
+	n, err := readLength(r, maxDNSFrame)
 	if err != nil {
 		return DNSMessage{}, err
 	}

@@ -8,6 +8,12 @@
 // never races its last bytes: half-close is lost by some vsock devices, and a
 // full close may discard what is still queued in them.
 //
+// For each frame that it has consumed the receiver sends one byte back, and a
+// sender has at most two frames on their way. That keeps a connection below the
+// 64 KiB of credit that vsock devices grant, and every answer renews the
+// credit: with vhost-device-vsock 0.3.0, connections that used it all up were
+// seen to stand still for ever.
+//
 // It promises that a reader never allocates more than MaxFrame for a frame,
 // whatever the other side sends. It does not authenticate: the agent accepts
 // streams from the host's CID only, and ids are random.
@@ -24,10 +30,11 @@ import (
 	"time"
 )
 
-// MaxFrame is the largest payload of a frame, in bytes. It is the credit that
-// virtio-vsock devices grant a connection at a time, so larger frames gain
-// nothing.
-const MaxFrame = 64 << 10
+// MaxFrame is the largest payload of a frame, in bytes.
+const MaxFrame = 16 << 10
+
+// window is the number of frames that may be on their way.
+const window = 2
 
 // maxHeader bounds the header line: magic, kind, id and newline.
 const maxHeader = 128
@@ -124,6 +131,8 @@ type Writer struct {
 	conn net.Conn
 	buf  []byte
 	sent uint64
+	// open is the number of frames that the receiver has not consumed yet.
+	open int
 }
 
 // NewWriter returns a Writer that sends frames on conn.
@@ -136,17 +145,37 @@ func NewWriter(conn net.Conn) *Writer {
 func (w *Writer) Write(p []byte) (int, error) {
 	n := 0
 	for len(p) > 0 {
+		if err := w.await(window - 1); err != nil {
+			return n, err
+		}
 		chunk := p[:min(len(p), MaxFrame)]
 		w.buf = binary.BigEndian.AppendUint32(w.buf[:0], uint32(len(chunk)))
 		w.buf = append(w.buf, chunk...)
 		if _, err := w.conn.Write(w.buf); err != nil {
 			return n, err
 		}
+		w.open++
 		n += len(chunk)
 		w.sent += uint64(len(chunk))
 		p = p[len(chunk):]
 	}
 	return n, nil
+}
+
+// await waits until at most most frames are on their way.
+func (w *Writer) await(most int) error {
+	var answers [window]byte
+	for w.open > most {
+		n, err := w.conn.Read(answers[:w.open])
+		w.open -= n
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Sent returns the number of payload bytes written so far.
@@ -159,23 +188,25 @@ func (w *Writer) CloseStream(linger time.Duration) error {
 	_, err := w.conn.Write(end[:])
 	if err == nil {
 		_ = w.conn.SetReadDeadline(time.Now().Add(linger))
-		var b [1]byte
-		// Whatever ends this read ends the stream; there is nothing to read.
-		_, _ = w.conn.Read(b[:])
+		// Whatever ends this ends the stream.
+		_, _ = io.Copy(io.Discard, io.LimitReader(w.conn, window+1))
 	}
 	return errors.Join(err, w.conn.Close())
 }
 
-// Reader returns the payload of the frames read from a connection.
+// Reader returns the payload of the frames read from a connection. It is not
+// safe for concurrent use.
 type Reader struct {
-	br   *bufio.Reader
-	left int
-	end  bool
+	br     *bufio.Reader
+	answer io.Writer
+	left   int
+	end    bool
 }
 
-// NewReader returns a Reader of the frames that r carries. It may read ahead.
-func NewReader(r io.Reader) *Reader {
-	return &Reader{br: bufio.NewReaderSize(r, MaxFrame+4)}
+// NewReader returns a Reader of the frames that conn carries, which it answers
+// on conn. It may read ahead.
+func NewReader(conn io.ReadWriter) *Reader {
+	return &Reader{br: bufio.NewReaderSize(conn, MaxFrame+4), answer: conn}
 }
 
 // Read returns io.EOF at the end of the stream, and io.ErrUnexpectedEOF when
@@ -188,7 +219,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if r.left == 0 {
-		n, err := readLength(r.br)
+		n, err := readLength(r.br, MaxFrame)
 		if err != nil {
 			return 0, err
 		}
@@ -203,10 +234,14 @@ func (r *Reader) Read(p []byte) (int, error) {
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
+	if err == nil && r.left == 0 {
+		// A sender that is gone is noticed by the next read.
+		_, _ = r.answer.Write([]byte{0})
+	}
 	return n, err
 }
 
-func readLength(r io.Reader) (int, error) {
+func readLength(r io.Reader, most uint32) (int, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		if err == io.EOF {
@@ -215,8 +250,8 @@ func readLength(r io.Reader) (int, error) {
 		return 0, err
 	}
 	n := binary.BigEndian.Uint32(head[:])
-	if n > MaxFrame {
-		return 0, fmt.Errorf("%w: length %d is over %d", ErrFrame, n, MaxFrame)
+	if n > most {
+		return 0, fmt.Errorf("%w: length %d is over %d", ErrFrame, n, most)
 	}
 	return int(n), nil
 }

@@ -3,12 +3,22 @@ package stream
 import (
 	"bytes"
 	"errors"
+
 	"io"
-	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nanoclaw/nanoclaw/api/stream/streamtest"
 )
+
+// only is a connection that takes the answers of a Reader of r.
+func only(r io.Reader) io.ReadWriter {
+	return struct {
+		io.Reader
+		io.Writer
+	}{r, io.Discard}
+}
 
 func TestHeaderRoundTrip(t *testing.T) {
 	for _, kind := range []Kind{Stdin, Stdout, Stderr, DNS} {
@@ -44,7 +54,7 @@ func TestReadHeaderRefuses(t *testing.T) {
 }
 
 func TestStreamCarriesEverythingThenEOF(t *testing.T) {
-	sender, receiver := net.Pipe()
+	sender, receiver := streamtest.Pipe()
 	want := bytes.Repeat([]byte("0123456789abcdef"), 3*MaxFrame/16+1)
 	done := make(chan error, 1)
 	go func() {
@@ -67,16 +77,44 @@ func TestStreamCarriesEverythingThenEOF(t *testing.T) {
 	}
 }
 
+func TestASlowReceiverHoldsTheSenderBack(t *testing.T) {
+	sender, receiver := streamtest.Pipe()
+	defer func() { _ = receiver.Close() }()
+	written := make(chan int, 16)
+	go func() {
+		w := NewWriter(sender)
+		for n := 1; ; n++ {
+			if _, err := w.Write([]byte("x")); err != nil {
+				close(written)
+				return
+			}
+			written <- n
+		}
+	}()
+	// Frames are taken, but not consumed.
+	for range window {
+		if _, err := io.ReadFull(receiver, make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		<-written
+	}
+	select {
+	case n := <-written:
+		t.Fatalf("frame %d was sent while %d were not consumed", n, window)
+	case <-time.After(50 * time.Millisecond):
+	}
+}
+
 func TestReaderTellsACutFromAnEnd(t *testing.T) {
 	for _, in := range []string{"", "\x00\x00", "\x00\x00\x00\x05abc"} {
-		if _, err := io.ReadAll(NewReader(strings.NewReader(in))); !errors.Is(err, io.ErrUnexpectedEOF) {
+		if _, err := io.ReadAll(NewReader(only(strings.NewReader(in)))); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("reading %q ended with %v, want io.ErrUnexpectedEOF", in, err)
 		}
 	}
 }
 
 func TestReaderRefusesLongFrames(t *testing.T) {
-	if _, err := io.ReadAll(NewReader(strings.NewReader("\xff\xff\xff\xffabc"))); !errors.Is(err, ErrFrame) {
+	if _, err := io.ReadAll(NewReader(only(strings.NewReader("\xff\xff\xff\xffabc")))); !errors.Is(err, ErrFrame) {
 		t.Fatalf("got %v, want ErrFrame", err)
 	}
 }
@@ -111,7 +149,7 @@ func FuzzReader(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x03abc\x00\x00\x00\x00"))
 	f.Add([]byte("\x00\x01\x00\x01"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		out, err := io.ReadAll(NewReader(bytes.NewReader(in)))
+		out, err := io.ReadAll(NewReader(only(bytes.NewReader(in))))
 		if len(out) > len(in) {
 			t.Fatalf("%d bytes out of %d, %v", len(out), len(in), err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"github.com/nanoclaw/nanoclaw/api/stream/streamtest"
 	"io"
 	"net"
 	"os"
@@ -34,7 +35,7 @@ func pipe(t *testing.T) (ours, theirs *os.File) {
 func output(t *testing.T) (o *Output, process *os.File, host net.Conn) {
 	t.Helper()
 	r, w := pipe(t)
-	guest, host := net.Pipe()
+	guest, host := streamtest.Pipe()
 	o, err := NewOutput(r, guest)
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +75,9 @@ func TestOutputArrivesWholeThenEnds(t *testing.T) {
 
 func TestDrainWaitsForWhatWasWrittenAndNotForMore(t *testing.T) {
 	o, w, host := output(t)
-	_, err := w.WriteString("before")
+	// More frames than may be on their way at once.
+	before := make([]byte, 3*stream.MaxFrame)
+	_, err := w.Write(before)
 	must(t, err)
 	drained := make(chan uint64, 1)
 	go func() { drained <- o.Drain(t.Context()) }()
@@ -84,12 +87,11 @@ func TestDrainWaitsForWhatWasWrittenAndNotForMore(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	r := stream.NewReader(host)
-	buf := make([]byte, 6)
-	_, err = io.ReadFull(r, buf)
+	_, err = io.ReadFull(r, before)
 	must(t, err)
 	// The pipe is still open, by a descendant.
-	if n := <-drained; n != 6 {
-		t.Errorf("Drain = %d, want 6", n)
+	if n := <-drained; n != uint64(len(before)) {
+		t.Errorf("Drain = %d, want %d", n, len(before))
 	}
 	_, err = w.WriteString("after")
 	must(t, err)
@@ -124,7 +126,7 @@ func TestOutputGoesOnWhenTheHostHasClosed(t *testing.T) {
 }
 
 func TestInputArrivesWholeThenEnds(t *testing.T) {
-	guest, host := net.Pipe()
+	guest, host := streamtest.Pipe()
 	r, w, err := os.Pipe()
 	must(t, err)
 	i := NewInput(guest, w, false)
@@ -142,7 +144,7 @@ func TestInputArrivesWholeThenEnds(t *testing.T) {
 }
 
 func TestInputIsTakenWhenTheProcessDoesNotRead(t *testing.T) {
-	guest, host := net.Pipe()
+	guest, host := streamtest.Pipe()
 	r, w, err := os.Pipe()
 	must(t, err)
 	must(t, r.Close())
@@ -155,7 +157,7 @@ func TestInputIsTakenWhenTheProcessDoesNotRead(t *testing.T) {
 }
 
 func TestInputThatIsCutEnds(t *testing.T) {
-	guest, host := net.Pipe()
+	guest, host := streamtest.Pipe()
 	r, w, err := os.Pipe()
 	must(t, err)
 	i := NewInput(guest, w, false)
@@ -172,7 +174,7 @@ func (p pairs) Take(_ context.Context, kind stream.Kind, id string) (net.Conn, e
 	if strings.HasPrefix(id, "bad") {
 		return nil, errors.New("no such stream")
 	}
-	guest, host := net.Pipe()
+	guest, host := streamtest.Pipe()
 	p[string(kind)] = host
 	return guest, nil
 }

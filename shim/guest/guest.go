@@ -17,6 +17,8 @@ import (
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/api/stream"
@@ -106,6 +108,15 @@ func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.R
 	err := invoke(ctx, req, resp)
 	if errors.Is(err, ttrpc.ErrClosed) {
 		return fmt.Errorf("%s: %w", req.Method, ErrLost)
+	}
+	return native(err)
+}
+
+// native is an error of the guest as one of ours. One without a class keeps its
+// text alone: the wire's wrapping would be printed to a person.
+func native(err error) error {
+	if s, ok := status.FromError(err); ok && s.Code() == codes.Unknown {
+		return errors.New(s.Message())
 	}
 	return errgrpc.ToNative(err)
 }

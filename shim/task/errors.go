@@ -3,7 +3,6 @@ package task
 import (
 	"errors"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
@@ -14,17 +13,9 @@ func toStatus(err error) error {
 	var refusal *annotations.Refusal
 	if errors.As(err, &refusal) {
 		// The refusal alone: what was being done when it came up is noise to
-		// the person who reads it.
-		return errgrpc.ToGRPC(withClass{refusal, errdefs.ErrPermissionDenied})
+		// the person who reads it. It has no class, because Docker would take
+		// the words "permission denied" for a program that cannot be run (126).
+		return errors.New(refusal.Error())
 	}
 	return errgrpc.ToGRPC(err)
 }
-
-// withClass is an error with another's class but its own text.
-type withClass struct {
-	error
-	class error
-}
-
-// Unwrap makes errors.Is find both.
-func (e withClass) Unwrap() []error { return []error{e.error, e.class} }
