@@ -39,13 +39,14 @@ test: guest ## run all tests; ends in "N passed, N failed, N skipped"
 lint: ## gofmt, go vet, golangci-lint and stale generated code
 	@test/lint
 
-generate: ## generate api/agent/v1 anew
+generate: ## generate the protocols' code anew
 	@scripts/need protoc:protobuf-compiler
 	mkdir -p out/tools
 	go build -o out/tools/ google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
 	PATH="$$PWD/out/tools:$$PATH" protoc -I $(PROTO) -I /usr/include \
 		--go_out=$(PROTO) --go_opt=paths=source_relative \
 		--go-ttrpc_out=$(PROTO) --go-ttrpc_opt=paths=source_relative agent.proto
+	go generate ./hypervisor/cloudhypervisor
 
 install: guest ## put the parts on this host and register the runtime with its Docker
 	scripts/install

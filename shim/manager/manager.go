@@ -170,4 +170,3 @@ func (m Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
 
 // Version is the project's.
 const Version = "0.1.0"
-
