@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -77,7 +78,11 @@ type Sandbox struct {
 	done   chan struct{}
 	close  func() error
 
-	mu       sync.Mutex
+	// relaying says whether DNS questions are relayed.
+	relaying atomic.Bool
+
+	mu sync.Mutex
+	// resolv is the host's file behind the container's resolv.conf.
 	resolv   string
 	reported error
 }
@@ -353,7 +358,7 @@ func (s *Sandbox) Wire(ctx context.Context, resolvConf string) (*agent.NetworkSt
 	if err != nil {
 		return nil, err
 	}
-	if s.relaysDNS() {
+	if state.GetRelayDns() {
 		if err := s.relayDNS(ctx); err != nil {
 			return nil, err
 		}
@@ -367,6 +372,12 @@ func (s *Sandbox) Wire(ctx context.Context, resolvConf string) (*agent.NetworkSt
 }
 
 func (s *Sandbox) apply(state *agent.NetworkState) error {
+	// A network with names may be connected later than at the start.
+	if state.GetRelayDns() {
+		if err := s.relayDNS(s.ctx); err != nil {
+			return err
+		}
+	}
 	_, err := s.agent.RPC().Network(s.ctx, &agent.NetworkRequest{Network: state})
 	return err
 }
@@ -382,9 +393,14 @@ func (s *Sandbox) relaysDNS() bool {
 	return err == nil && network.ResolvConfNeedsRelay(content)
 }
 
+// relayDNS opens the guest's way to the engine's resolver, once.
 func (s *Sandbox) relayDNS(ctx context.Context) error {
+	if !s.relaying.CompareAndSwap(false, true) {
+		return nil
+	}
 	conn, err := s.agent.OpenStream(ctx, stream.Header{Kind: stream.DNS, ID: guest.NewStreamID()})
 	if err != nil {
+		s.relaying.Store(false)
 		return err
 	}
 	go func() {

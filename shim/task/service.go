@@ -228,8 +228,14 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 		return nil, err
 	}
 	if p.current() == created {
-		// Never started: it ends here.
-		s.exited(c, p, exit{status: killed, at: time.Now()})
+		// Never started: it ends here. Of an exec nothing ran whose end could be
+		// told; Docker would take it for the exit code of the failed start.
+		e := exit{status: killed, at: time.Now()}
+		if p == c.init {
+			s.exited(c, p, e)
+		} else {
+			p.stop(e)
+		}
 	}
 	e, ok := p.exited()
 	if !ok {
