@@ -168,7 +168,7 @@ func (w *Writer) await(most int) error {
 	for w.open > most {
 		n, err := w.conn.Read(answers[:w.open])
 		w.open -= n
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
@@ -244,7 +244,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 func readLength(r io.Reader, most uint32) (int, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return 0, err

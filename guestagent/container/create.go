@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -215,8 +216,10 @@ func checkSources(share string, paths []string) error {
 		})
 		if err != nil {
 			// Not with the system's words: Docker would take them for the program's.
+			var errno unix.Errno
+			errors.As(err, &errno)
 			return fmt.Errorf("source %s is missing in the share or reached by a link (%s): %w",
-				rel, unix.ErrnoName(err.(unix.Errno)), errdefs.ErrFailedPrecondition)
+				rel, unix.ErrnoName(errno), errdefs.ErrFailedPrecondition)
 		}
 		_ = unix.Close(fd)
 	}

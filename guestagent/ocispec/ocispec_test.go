@@ -141,6 +141,7 @@ func TestDroppedByName(t *testing.T) {
 		s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "x"}
 		s.Linux.Resources = &specs.LinuxResources{
 			Memory: &specs.LinuxMemory{
+				//nolint:staticcheck // deprecated, and so one of what is dropped
 				Limit: ptr(int64(1 << 20)), Swap: ptr(int64(9 << 20)), Kernel: ptr(int64(1)), Swappiness: ptr(uint64(0)), DisableOOMKiller: ptr(true),
 			},
 			CPU:            &specs.LinuxCPU{Cpus: "7", Mems: "1", Shares: ptr(uint64(2)), RealtimeRuntime: ptr(int64(1))},

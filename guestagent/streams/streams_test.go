@@ -167,14 +167,14 @@ func TestParkedConnectionsAreBounded(t *testing.T) {
 		e.open(t, stream.Stdout, fmt.Sprintf("%x", i))
 	}
 	closed(t, e.dial(vsock.Host))
-	e.Switchboard.mu.Lock()
+	e.mu.Lock()
 	header := stream.Header{Kind: stream.Stdout, ID: "0"}
 	p := e.parked[header]
-	e.Switchboard.mu.Unlock()
+	e.mu.Unlock()
 	e.expire(header, p)
 	e.expire(header, p)
-	e.Switchboard.mu.Lock()
-	defer e.Switchboard.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.slots != maxParked-1 {
 		t.Errorf("%d slots after one expired", e.slots)
 	}

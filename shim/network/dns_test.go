@@ -151,7 +151,7 @@ func TestRelayEndsOnBrokenFrames(t *testing.T) {
 			if err := awaitEnd(t, ended); !errors.Is(err, stream.ErrFrame) {
 				t.Errorf("got %v", err)
 			}
-			if _, err := guest.Read(make([]byte, 1)); err != io.EOF {
+			if _, err := guest.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 				t.Errorf("the stream is open: %v", err)
 			}
 		})
