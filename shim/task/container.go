@@ -21,6 +21,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 	"github.com/nanoclaw/nanoclaw/shim/share"
@@ -51,7 +52,7 @@ type container struct {
 
 // createContainer starts a VM for the container in bundle and makes the
 // container in it. On an error nothing is left.
-func (s *Service) createContainer(ctx context.Context, id, bundle string, rootfs []*types.Mount, paths stdio.Paths) (_ *container, err error) {
+func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bundle string, rootfs []*types.Mount, paths stdio.Paths) (_ *container, err error) {
 	c := &container{
 		id: id, bundle: bundle, began: time.Now(),
 		init:  newProcess("", paths),
@@ -85,14 +86,14 @@ func (s *Service) createContainer(ctx context.Context, id, bundle string, rootfs
 	}
 	undo.Add("unmount the root file system", c.unmountRootfs)
 
-	hv, err := s.hypervisor(ctx, s.config)
+	hv, err := s.hypervisor(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	var guestSpec *specs.Spec
 	c.sandbox, err = sandbox.Start(ctx, sandbox.Options{
 		Namespace: s.namespace, ID: id,
-		Config: s.config, Hypervisor: hv, Launcher: s.launcher,
+		Config: cfg, Hypervisor: hv, Launcher: s.launcher,
 		Spec: narrowed, Policy: c.policy,
 	}, func(sh *share.Share) error {
 		guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root)

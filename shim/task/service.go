@@ -65,7 +65,6 @@ type Service struct {
 	hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 
 	mu         sync.Mutex
-	config     config.Config
 	containers map[string]*container
 	// creating holds the ids whose Create is under way.
 	creating map[string]bool
@@ -120,10 +119,10 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
-	if err := s.reserve(r.GetID(), cfg); err != nil {
+	if err := s.reserve(r.GetID()); err != nil {
 		return nil, err
 	}
-	c, err := s.createContainer(ctx, r.GetID(), r.GetBundle(), r.GetRootfs(), stdio.Paths{
+	c, err := s.createContainer(ctx, cfg, r.GetID(), r.GetBundle(), r.GetRootfs(), stdio.Paths{
 		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
 	})
 	s.mu.Lock()
@@ -149,14 +148,13 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 }
 
 // reserve takes an id for a container that is being created.
-func (s *Service) reserve(id string, cfg config.Config) error {
+func (s *Service) reserve(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.containers[id] != nil || s.creating[id] {
 		return fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
 	}
 	s.creating[id] = true
-	s.config = cfg
 	return nil
 }
 
