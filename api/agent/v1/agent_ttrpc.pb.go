@@ -20,6 +20,7 @@ type AgentService interface {
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	Network(context.Context, *NetworkRequest) (*NetworkResponse, error)
+	Decisions(context.Context, *DecisionsRequest) (*DecisionsResponse, error)
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
@@ -110,6 +111,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Network(ctx, &req)
+			},
+			"Decisions": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req DecisionsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Decisions(ctx, &req)
 			},
 			"Delete": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req DeleteRequest
@@ -230,6 +238,14 @@ func (c *agentClient) Stats(ctx context.Context, req *StatsRequest) (*StatsRespo
 func (c *agentClient) Network(ctx context.Context, req *NetworkRequest) (*NetworkResponse, error) {
 	var resp NetworkResponse
 	if err := c.client.Call(ctx, "nanoclaw.agent.v1.Agent", "Network", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Decisions(ctx context.Context, req *DecisionsRequest) (*DecisionsResponse, error) {
+	var resp DecisionsResponse
+	if err := c.client.Call(ctx, "nanoclaw.agent.v1.Agent", "Decisions", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1,0 +1,824 @@
+/* The exec gate's programs. Package execgate's documentation says what they promise.
+ *
+ * Two rules hold everywhere. A task is judged only if its cgroup is a container's or lies below one (current_scope), so
+ * the agent is never in the way of its own gate. And where the kernel does not give what is needed for a judgement, the
+ * answer is no.
+ */
+#include "kernel.h"
+#include "gate.h"
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define EPERM 1
+#define ENOENT 2
+#define EACCES 13
+#define EROFS 30
+
+#define PROT_EXEC 4
+#define AF_VSOCK 40
+#define PF_KTHREAD 0x00200000
+#define FMODE_WRITE 2
+#define FMODE_EXEC 0x20
+#define PTRACE_MODE_ATTACH 2
+#define ATTR_SIZE 8
+#define SYSFS_MAGIC 0x62656572
+#define S_IFMT 0170000
+#define S_IFREG 0100000
+#define S_IFBLK 0060000
+
+#define ARG_CHUNK 2048
+#define ARG_CHUNKS 64
+
+/* How deep below the root of the cgroup hierarchy the containers' own groups are. */
+const volatile u32 scope_level = 2;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, u64);
+	__type(value, struct scope);
+} scopes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_INODE_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct label);
+} labels SEC(".maps");
+
+/* Files that were opened for writing while the kernel knew them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_INODE_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, u32);
+} written SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct task_state);
+} tasks SEC(".maps");
+
+struct arg_buffer {
+	char bytes[ARG_CHUNK];
+};
+
+/* Where a task's arguments are looked at: reading them may sleep, so a buffer of the CPU's would be another task's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct arg_buffer);
+} arg_buffers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, struct argset);
+} argsets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct word);
+	__type(value, u64);
+} words SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} lost SEC(".maps");
+
+/* bpf2go makes Go types of what is used somewhere. */
+const struct event *used_event __attribute__((unused));
+const enum scope_flag *used_scope_flag __attribute__((unused));
+const enum label_bit *used_label_bit __attribute__((unused));
+
+static __always_inline struct scope *current_scope(u64 *id)
+{
+	*id = bpf_get_current_ancestor_cgroup_id(scope_level);
+	return bpf_map_lookup_elem(&scopes, id);
+}
+
+static __always_inline struct label *label_of(struct inode *inode, u64 id)
+{
+	struct label *l = bpf_inode_storage_get(&labels, inode, 0, 0);
+
+	return l && l->scope == id ? l : 0;
+}
+
+static __always_inline struct task_state *state_of(struct task_struct *task, u64 flags)
+{
+	return bpf_task_storage_get(&tasks, task, 0, flags);
+}
+
+static __always_inline struct event *new_event(u64 id, u32 kind, u32 decision, u32 would, u32 rule)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	struct task_struct *task = bpf_get_current_task_btf();
+	u32 zero = 0;
+
+	if (!e) {
+		u64 *n = bpf_map_lookup_elem(&lost, &zero);
+
+		if (n)
+			__sync_fetch_and_add(n, 1);
+		return 0;
+	}
+	e->scope = id;
+	e->kind = kind;
+	e->decision = decision;
+	e->would = would;
+	e->rule = rule;
+	e->pid = task->tgid;
+	e->ppid = BPF_CORE_READ(task, real_parent, tgid);
+	e->uid = (u32)bpf_get_current_uid_gid();
+	e->argc = 0;
+	e->argv_len = 0;
+	e->path[0] = 0;
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	return e;
+}
+
+/* tell records a decision; name is a string of the kernel's, or null. */
+static __always_inline void tell(u64 id, u32 kind, u32 decision, u32 would, u32 rule, const void *name)
+{
+	struct event *e = new_event(id, kind, decision, would, rule);
+
+	if (!e)
+		return;
+	if (name)
+		bpf_probe_read_kernel_str(e->path, sizeof(e->path), name);
+	bpf_ringbuf_submit(e, 0);
+}
+
+/* refuse records a refusal and returns what the hook is to return: err, or 0 where only records are wanted. */
+static __always_inline int refuse(struct scope *s, u64 id, u32 kind, u32 decision, u32 rule, const void *name, int err)
+{
+	u32 audit = s->flags & SCOPE_AUDIT;
+
+	tell(id, kind, decision, !!audit, rule, name);
+	return audit ? 0 : err;
+}
+
+/* The verifier wants to see that a hook returns an error number or 0. */
+#define RETURN(value)                                                                                                  \
+	do {                                                                                                           \
+		int r_ = (value);                                                                                      \
+		asm volatile("" : "+r"(r_));                                                                           \
+		if (r_ >= 0)                                                                                           \
+			return 0;                                                                                      \
+		if (r_ < -4095)                                                                                        \
+			return -EACCES;                                                                                \
+		return r_;                                                                                             \
+	} while (0)
+
+static __always_inline bool is_regular(struct inode *inode) { return (inode->i_mode & S_IFMT) == S_IFREG; }
+
+/* in_root: the file is one of the container's root file system. */
+static __always_inline bool in_root(struct scope *s, struct inode *inode)
+{
+	return inode->i_sb->s_dev == s->root_dev;
+}
+
+/* from_image: the file has not been changed since the container was made. Its change time is the host's, which nothing
+ * in the VM can set; it may be some moments old, and for these there is the mark of who opened it for writing here. The
+ * mark is lost when the kernel forgets the file, but then the next look asks the host. */
+static __always_inline bool from_image(struct scope *s, struct inode *inode)
+{
+	s64 sec = inode->i_ctime_sec;
+
+	if (!s->image_sec || !in_root(s, inode) || !is_regular(inode))
+		return false;
+	if (sec > s->image_sec || (sec == s->image_sec && inode->i_ctime_nsec >= s->image_nsec))
+		return false;
+	return !bpf_inode_storage_get(&written, inode, 0, 0);
+}
+
+static __always_inline bool is_own_program(struct inode *inode)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return BPF_CORE_READ(task, mm, exe_file, f_inode) == inode;
+}
+
+/* ---- programs ---- */
+
+/* A helper that the kernel itself starts, such as a program that takes core dumps, runs as root outside of every
+ * container, and a container that may write /proc/sys chooses which. There is none in this guest. */
+static __always_inline int check_helper(const char *filename)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (task->tgid == 1 || !(BPF_CORE_READ(task, real_parent, flags) & PF_KTHREAD))
+		return 0;
+	tell(0, KIND_HELPER, DECISION_DENY, 0, 0, filename);
+	return -EACCES;
+}
+
+static __always_inline int check_program(struct scope *s, u64 id, struct inode *inode, const char *filename)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct label *l = label_of(inode, id);
+	u32 bits = l ? l->bits : 0;
+	u32 rule = l ? l->rule : 0;
+
+	if (bits & LABEL_HIDE)
+		return refuse(s, id, KIND_EXEC, DECISION_HIDE, rule, filename, -ENOENT);
+	if (bits & LABEL_DENY)
+		return refuse(s, id, KIND_EXEC, DECISION_DENY, rule, filename, -EACCES);
+	if (bits & LABEL_ASK)
+		return refuse(s, id, KIND_EXEC, DECISION_ASK, rule, filename, -EACCES);
+	if (s->mode == MODE_ALLOWLIST && !(bits & (LABEL_ALLOW | LABEL_ALLOW_ARGS)))
+		return refuse(s, id, KIND_EXEC, DECISION_DENY, 0, filename, -EACCES);
+	if (s->mode == MODE_IMAGE && !(bits & LABEL_ALLOW) && !from_image(s, inode))
+		return refuse(s, id, KIND_EXEC, DECISION_DENY, 0, filename, -EACCES);
+	if (bits & (LABEL_READONLY | LABEL_ARGS)) {
+		struct task_state *t = state_of(task, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+		if (!t)
+			return -EACCES;
+		/* A script is judged before its interpreter, and what was found for it stays. */
+		t->next_bits |= bits;
+		if (bits & LABEL_READONLY)
+			t->next_flags |= TASK_READONLY;
+		if (l && !t->next_self)
+			t->next_self = l->id;
+		if (l && bits & LABEL_ARGS && !t->next_args)
+			t->next_args = l->args;
+	}
+	if (s->flags & SCOPE_RECORD_ALLOWED)
+		tell(id, KIND_EXEC, DECISION_ALLOW, 0, rule, filename);
+	return 0;
+}
+
+SEC("lsm/bprm_creds_for_exec")
+int BPF_PROG(exec_begins, struct linux_binprm *bprm)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_state *t = state_of(task, 0);
+
+	if (t) {
+		t->next_flags = 0;
+		t->next_self = 0;
+		t->next_args = 0;
+		t->next_bits = 0;
+	}
+	return 0;
+}
+
+SEC("lsm/bprm_check_security")
+int BPF_PROG(exec_program, struct linux_binprm *bprm)
+{
+	u64 id;
+	struct scope *s = current_scope(&id);
+
+	if (!s)
+		RETURN(check_helper(bprm->filename));
+	RETURN(check_program(s, id, bprm->file->f_inode, bprm->filename));
+}
+
+/* ---- arguments ---- */
+
+#define FNV_OFFSET 0xcbf29ce484222325ULL
+#define FNV_PRIME 0x100000001b3ULL
+
+struct arg_scan {
+	u64 hash;
+	u64 seen; /* words of the set that occurred */
+	unsigned long at, end;
+	u32 left; /* bytes of the chunk */
+	u32 args;
+	int argc; /* arguments to come */
+	u32 first;
+	u64 bytes;
+};
+
+static long scan_byte(u32 i, struct arg_scan *a)
+{
+	u8 c;
+
+	if (i >= a->left || i >= ARG_CHUNK)
+		return 1;
+	bpf_probe_read_kernel(&c, 1, (void *)(a->bytes + i));
+	if (c) {
+		a->hash = (a->hash ^ c) * FNV_PRIME;
+		return 0;
+	}
+	if (a->first) {
+		/* The program's own name. */
+		a->first = 0;
+	} else {
+		struct word w = {.hash = a->hash, .args = a->args};
+		u64 *bits = bpf_map_lookup_elem(&words, &w);
+
+		if (bits)
+			a->seen |= *bits;
+	}
+	a->hash = FNV_OFFSET;
+	return --a->argc <= 0;
+}
+
+static long scan_chunk(u32 i, struct arg_scan *a)
+{
+	struct arg_buffer *buffer = bpf_task_storage_get(&arg_buffers, bpf_get_current_task_btf(), 0, 0);
+	u64 size;
+
+	if (!buffer || a->argc <= 0 || a->at >= a->end)
+		return 1;
+	size = a->end - a->at;
+	if (size > ARG_CHUNK)
+		size = ARG_CHUNK;
+	if (bpf_copy_from_user(buffer->bytes, size, (void *)a->at))
+		return 1;
+	a->bytes = (u64)buffer->bytes;
+	a->left = size;
+	a->at += size;
+	bpf_loop(ARG_CHUNK, scan_byte, a, 0);
+	return 0;
+}
+
+/* judge returns how the set's rules decide about the words that were seen, and by which rule. */
+static __noinline u32 judge(struct argset *set, u64 seen, u32 *rule)
+{
+	for (int i = 0; i < MAX_ARG_RULES; i++) {
+		struct arg_rule *r = &set->rules[i];
+
+		if (i >= set->count || (seen & r->need) != r->need)
+			continue;
+		/* The strictest comes first. */
+		*rule = r->rule;
+		return r->action;
+	}
+	*rule = 0;
+	return DECISION_ALLOW;
+}
+
+/* check_args runs when the new program's memory is the task's and nothing else can reach it, and before its first
+ * instruction; there is no refusing any more, so what must not run is killed. */
+static __always_inline void check_args(struct scope *s, u64 id, struct linux_binprm *bprm, u32 args, u32 bits)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct arg_buffer *buffer = bpf_task_storage_get(&arg_buffers, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct argset *set = bpf_map_lookup_elem(&argsets, &args);
+	struct arg_scan a = {
+		.hash = FNV_OFFSET, .at = bprm->p, .end = bprm->exec, .args = args, .argc = bprm->argc, .first = 1,
+	};
+	u32 rule = 0, decision = DECISION_DENY;
+	struct event *e;
+
+	if (!set) {
+		bpf_send_signal(9);
+		return;
+	}
+	if (buffer) {
+		bpf_loop(ARG_CHUNKS, scan_chunk, &a, 0);
+		/* Arguments that were not read to their end may hold anything. */
+		if (a.argc <= 0)
+			decision = judge(set, a.seen, &rule);
+		bpf_task_storage_delete(&arg_buffers, task);
+	}
+	if (decision == DECISION_ALLOW && s->mode == MODE_ALLOWLIST && !(bits & LABEL_ALLOW) && !rule)
+		decision = DECISION_DENY;
+	if (decision == DECISION_ALLOW)
+		return;
+	e = new_event(id, KIND_ARGS, decision, !!(s->flags & SCOPE_AUDIT), rule);
+	if (e) {
+		u64 from = bprm->p;
+		u64 n = bprm->exec > from ? bprm->exec - from : 0;
+
+		e->argc = bprm->argc;
+		if (n > EVENT_ARGV - 1)
+			n = EVENT_ARGV - 1;
+		if (!bpf_copy_from_user(e->argv, n & (EVENT_ARGV - 1), (void *)from))
+			e->argv_len = n;
+		bpf_probe_read_kernel_str(e->path, sizeof(e->path), bprm->filename);
+		bpf_ringbuf_submit(e, 0);
+	}
+	if (!(s->flags & SCOPE_AUDIT))
+		bpf_send_signal(9);
+}
+
+SEC("lsm.s/bprm_committed_creds")
+int BPF_PROG(exec_committed, struct linux_binprm *bprm)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	u64 id;
+	struct scope *s = current_scope(&id);
+	struct task_state *t;
+	u32 args, bits;
+
+	if (!s)
+		return 0;
+	t = state_of(task, 0);
+	if (!t)
+		return 0;
+	args = t->next_args;
+	bits = t->next_bits;
+	/* Read-only is for good, whatever runs next. */
+	t->flags |= t->next_flags;
+	t->self = t->next_self;
+	t->next_flags = t->next_self = t->next_args = t->next_bits = 0;
+	if (bits & LABEL_ARGS)
+		check_args(s, id, bprm, args, bits);
+	return 0;
+}
+
+SEC("lsm/task_alloc")
+int BPF_PROG(task_begins, struct task_struct *task, unsigned long clone_flags)
+{
+	struct task_struct *parent = bpf_get_current_task_btf();
+	struct task_state *from = state_of(parent, 0), *to;
+
+	if (!from || !(from->flags | from->self))
+		return 0;
+	to = state_of(task, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!to)
+		return -EPERM;
+	to->flags = from->flags;
+	to->self = from->self;
+	return 0;
+}
+
+/* ---- code in memory ---- */
+
+static __always_inline int check_code(struct scope *s, u64 id, struct inode *inode, struct dentry *dentry)
+{
+	struct label *l = label_of(inode, id);
+	u32 bits = l ? l->bits : 0;
+	u32 rule = l ? l->rule : 0;
+	const void *name = BPF_CORE_READ(dentry, d_name.name);
+
+	if (bits & (LABEL_HIDE | LABEL_DENY | LABEL_ASK))
+		return refuse(s, id, KIND_MAP, DECISION_DENY, rule, name, -EACCES);
+	/* A program with conditions may only become a process the way in which they are judged. */
+	if (bits & (LABEL_READONLY | LABEL_ARGS) && !is_own_program(inode))
+		return refuse(s, id, KIND_MAP, DECISION_DENY, rule, name, -EACCES);
+	if (s->mode != MODE_ANY && !(bits & (LABEL_ALLOW | LABEL_ALLOW_ARGS)) && !from_image(s, inode))
+		return refuse(s, id, KIND_MAP, DECISION_DENY, 0, name, -EACCES);
+	return 0;
+}
+
+SEC("lsm/mmap_file")
+int BPF_PROG(map_code, struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags)
+{
+	u64 id, address = 0;
+	struct scope *s;
+
+	if (!(prot & PROT_EXEC))
+		return 0;
+	s = current_scope(&id);
+	if (!s)
+		return 0;
+	/* The verifier takes it for granted that there is a file, and would leave out a plain test of the argument. */
+	bpf_probe_read_kernel(&address, sizeof(address), ctx);
+	if (!address)
+		return 0;
+	RETURN(check_code(s, id, file->f_inode, file->f_path.dentry));
+}
+
+SEC("lsm/file_mprotect")
+int BPF_PROG(protect_code, struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)
+{
+	struct file *file;
+	u64 id;
+	struct scope *s;
+
+	if (!(prot & PROT_EXEC))
+		return 0;
+	s = current_scope(&id);
+	if (!s)
+		return 0;
+	file = vma->vm_file;
+	if (!file)
+		return 0;
+	RETURN(check_code(s, id, file->f_inode, file->f_path.dentry));
+}
+
+/* ---- files ---- */
+
+static __always_inline bool is_readonly_task(void)
+{
+	struct task_state *t = state_of(bpf_get_current_task_btf(), 0);
+
+	return t && t->flags & TASK_READONLY;
+}
+
+static __always_inline int check_open(struct scope *s, u64 id, struct file *file)
+{
+	struct inode *inode = file->f_inode;
+	struct label *l = label_of(inode, id);
+	u32 bits = l ? l->bits : 0;
+	u32 rule = l ? l->rule : 0;
+	u32 kind = inode->i_mode & S_IFMT;
+	const void *name = file->f_path.dentry->d_name.name;
+
+	/* The kernel opens what is to be run, which is judged as a program. */
+	if (file->f_flags & FMODE_EXEC)
+		return 0;
+	if (bits & LABEL_HIDE)
+		return refuse(s, id, KIND_OPEN, DECISION_HIDE, rule, name, -ENOENT);
+	if (bits & (LABEL_DENY | LABEL_ASK))
+		return refuse(s, id, KIND_OPEN, DECISION_DENY, rule, name, -EACCES);
+	if (file->f_mode & FMODE_WRITE) {
+		if ((kind == S_IFREG || kind == S_IFBLK) && is_readonly_task())
+			return refuse(s, id, KIND_READONLY, DECISION_DENY, 0, name, -EROFS);
+		if (l)
+			return refuse(s, id, KIND_CHANGE, DECISION_DENY, rule, name, -EACCES);
+		/* Through sysfs the devices of the VM can be driven, and with them its memory. */
+		if (inode->i_sb->s_magic == SYSFS_MAGIC)
+			return refuse(s, id, KIND_SYSFS, DECISION_DENY, 0, name, -EROFS);
+		if (s->mode != MODE_ANY && kind == S_IFREG && in_root(s, inode) &&
+		    !bpf_inode_storage_get(&written, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE))
+			return -EACCES;
+		return 0;
+	}
+	/* Who can read a program with conditions can make a copy that has none. A script is read by who runs it. */
+	if (bits & (LABEL_READONLY | LABEL_ARGS)) {
+		struct task_state *t = state_of(bpf_get_current_task_btf(), 0);
+
+		if (!(t && l && t->self == l->id) && !is_own_program(inode))
+			return refuse(s, id, KIND_OPEN, DECISION_DENY, rule, name, -EACCES);
+	}
+	return 0;
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(open_file, struct file *file)
+{
+	u64 id;
+	struct scope *s = current_scope(&id);
+
+	if (!s)
+		return 0;
+	RETURN(check_open(s, id, file));
+}
+
+/* check_change: nothing in the container changes a file that a rule names, so that it stays the file that was meant, on
+ * the host's overlay as well; and a read-only tool changes nothing at all. */
+static __always_inline int check_change(struct dentry *dentry)
+{
+	u64 id;
+	struct scope *s = current_scope(&id);
+	struct label *l;
+	const void *name = dentry->d_name.name;
+
+	if (!s)
+		return 0;
+	if (is_readonly_task())
+		return refuse(s, id, KIND_READONLY, DECISION_DENY, 0, name, -EROFS);
+	l = label_of(dentry->d_inode, id);
+	if (l)
+		return refuse(s, id, KIND_CHANGE, DECISION_DENY, l->rule, name, -EACCES);
+	return 0;
+}
+
+SEC("lsm/inode_setattr")
+int BPF_PROG(set_attributes, struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
+{
+	u64 id;
+	struct scope *s = current_scope(&id);
+	struct inode *inode = dentry->d_inode;
+	int err;
+
+	if (s && s->mode != MODE_ANY && attr->ia_valid & ATTR_SIZE && in_root(s, inode) &&
+	    !bpf_inode_storage_get(&written, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE))
+		return -EACCES;
+	err = check_change(dentry);
+	RETURN(err);
+}
+
+SEC("lsm/inode_setxattr")
+int BPF_PROG(set_xattr, struct mnt_idmap *idmap, struct dentry *dentry, const char *name)
+{
+	RETURN(check_change(dentry));
+}
+
+SEC("lsm/inode_removexattr")
+int BPF_PROG(remove_xattr, struct mnt_idmap *idmap, struct dentry *dentry, const char *name)
+{
+	RETURN(check_change(dentry));
+}
+
+SEC("lsm/inode_set_acl")
+int BPF_PROG(set_acl, struct mnt_idmap *idmap, struct dentry *dentry, const char *name, struct posix_acl *acl)
+{
+	RETURN(check_change(dentry));
+}
+
+SEC("lsm/inode_remove_acl")
+int BPF_PROG(remove_acl, struct mnt_idmap *idmap, struct dentry *dentry, const char *name)
+{
+	RETURN(check_change(dentry));
+}
+
+SEC("lsm/inode_link")
+int BPF_PROG(link_file, struct dentry *old_dentry, struct inode *dir, struct dentry *new_dentry)
+{
+	RETURN(check_change(old_dentry));
+}
+
+SEC("lsm/inode_rename")
+int BPF_PROG(rename_file, struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir, struct dentry *new_dentry)
+{
+	RETURN(check_change(old_dentry));
+}
+
+/* check_make: a read-only tool makes and removes nothing. */
+static __always_inline int check_make(struct dentry *dentry)
+{
+	u64 id;
+	struct scope *s = current_scope(&id);
+
+	if (!s || !is_readonly_task())
+		return 0;
+	return refuse(s, id, KIND_READONLY, DECISION_DENY, 0, dentry->d_name.name, -EROFS);
+}
+
+SEC("lsm/inode_create")
+int BPF_PROG(make_file, struct inode *dir, struct dentry *dentry, unsigned short mode)
+{
+	RETURN(check_make(dentry));
+}
+
+SEC("lsm/inode_unlink")
+int BPF_PROG(remove_file, struct inode *dir, struct dentry *dentry)
+{
+	RETURN(check_make(dentry));
+}
+
+SEC("lsm/inode_symlink")
+int BPF_PROG(make_symlink, struct inode *dir, struct dentry *dentry, const char *old_name)
+{
+	RETURN(check_make(dentry));
+}
+
+SEC("lsm/inode_mkdir")
+int BPF_PROG(make_folder, struct inode *dir, struct dentry *dentry, unsigned short mode)
+{
+	RETURN(check_make(dentry));
+}
+
+SEC("lsm/inode_rmdir")
+int BPF_PROG(remove_folder, struct inode *dir, struct dentry *dentry)
+{
+	RETURN(check_make(dentry));
+}
+
+SEC("lsm/inode_mknod")
+int BPF_PROG(make_node, struct inode *dir, struct dentry *dentry, unsigned short mode, u32 dev)
+{
+	RETURN(check_make(dentry));
+}
+
+/* ---- hidden files ---- */
+
+static __always_inline int check_look(struct inode *inode)
+{
+	u64 id;
+	struct scope *s = current_scope(&id);
+	struct label *l;
+
+	if (!s || s->flags & SCOPE_AUDIT)
+		return 0;
+	l = label_of(inode, id);
+	/* Not recorded: every listing of a folder would be. */
+	return l && l->bits & LABEL_HIDE ? -ENOENT : 0;
+}
+
+SEC("lsm/inode_getattr")
+int BPF_PROG(look_at_file, const struct path *path)
+{
+	RETURN(check_look(path->dentry->d_inode));
+}
+
+SEC("lsm/inode_permission")
+int BPF_PROG(use_file, struct inode *inode, int mask)
+{
+	RETURN(check_look(inode));
+}
+
+/* ---- ways around ---- */
+
+SEC("lsm/socket_create")
+int BPF_PROG(make_socket, int family, int type, int protocol, int kern)
+{
+	u64 id;
+	struct scope *s;
+
+	if (family != AF_VSOCK || kern)
+		return 0;
+	s = current_scope(&id);
+	if (!s)
+		return 0;
+	RETURN(refuse(s, id, KIND_VSOCK, DECISION_DENY, 0, 0, -EACCES));
+}
+
+/* check_forbidden refuses what the scope has no flag for; it is refused in audit mode as well, which is about the
+ * container's rules and not about the gate itself. */
+static __always_inline int check_forbidden(u32 kind, u32 unless)
+{
+	u64 id;
+	struct scope *s = current_scope(&id);
+
+	if (!s || s->flags & unless)
+		return 0;
+	tell(id, kind, DECISION_DENY, 0, 0, 0);
+	return -EPERM;
+}
+
+SEC("lsm/bpf")
+int BPF_PROG(use_bpf, int cmd, union bpf_attr *attr, unsigned int size)
+{
+	RETURN(check_forbidden(KIND_BPF, 0));
+}
+
+SEC("lsm/perf_event_open")
+int BPF_PROG(use_perf, struct perf_event_attr *attr, int type)
+{
+	RETURN(check_forbidden(KIND_PERF, 0));
+}
+
+SEC("lsm/userns_create")
+int BPF_PROG(make_userns, const struct cred *cred)
+{
+	RETURN(check_forbidden(KIND_USERNS, SCOPE_USERNS));
+}
+
+SEC("lsm/sb_mount")
+int BPF_PROG(mount_path, const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data)
+{
+	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+}
+
+SEC("lsm/move_mount")
+int BPF_PROG(mount_moved, const struct path *from_path, const struct path *to_path)
+{
+	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+}
+
+SEC("lsm/sb_umount")
+int BPF_PROG(unmount_path, struct vfsmount *mnt, int flags)
+{
+	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+}
+
+SEC("lsm/sb_pivotroot")
+int BPF_PROG(pivot, const struct path *old_path, const struct path *new_path)
+{
+	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+}
+
+/* is_type compares the name of a type of file systems, all of it, with one of up to eight bytes. */
+static __always_inline bool is_type(const char *type, const char *name)
+{
+	for (int i = 0; i < 9; i++) {
+		if (type[i] != name[i])
+			return false;
+		if (!name[i])
+			break;
+	}
+	return true;
+}
+
+SEC("lsm/sb_kern_mount")
+int BPF_PROG(mount_new, const struct super_block *sb)
+{
+	char type[16] = {};
+	u64 id;
+	struct scope *s = current_scope(&id);
+
+	if (!s)
+		return 0;
+	/* A second mount of the same files shows them as other files, which no rule names. */
+	bpf_probe_read_kernel_str(type, sizeof(type), sb->s_type->name);
+	if (is_type(type, "virtiofs") || is_type(type, "overlay")) {
+		tell(id, KIND_MOUNT, DECISION_DENY, 0, 0, type);
+		return -EPERM;
+	}
+	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+}
+
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(trace_process, struct task_struct *child, unsigned int mode)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (!(mode & PTRACE_MODE_ATTACH) || BPF_CORE_READ(child, real_parent, tgid) == task->tgid)
+		return 0;
+	RETURN(check_forbidden(KIND_PTRACE, SCOPE_PTRACE));
+}

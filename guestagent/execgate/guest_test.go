@@ -1,0 +1,32 @@
+package execgate
+
+import (
+	"testing"
+
+	"github.com/nanoclaw/nanoclaw/test/inguest"
+)
+
+func TestMain(m *testing.M) { inguest.Main(m) }
+
+// TestInVM runs the tests of this package that need the guest's kernel.
+func TestInVM(t *testing.T) {
+	if inguest.Inside() {
+		t.Skip("this is the VM")
+	}
+	inguest.Run(t, "^TestGuest", nil)
+}
+
+func TestGuestLoad(t *testing.T) {
+	if !inguest.Inside() {
+		t.Skip("TestInVM runs it")
+	}
+	p := &Policy{Mode: Image, Rules: []Rule{{Action: Hide, Path: "/x"}, {Action: ReadOnly, Path: "/y"}, {Action: Deny, Path: "/z", Args: []string{"a"}}}}
+	g, err := Load(p)
+	if err != nil {
+		t.Fatalf("%+v", err)
+	}
+	t.Logf("%d programs", len(g.links))
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,137 @@
+package attempts
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func init() {
+	add(Any, "a program does not run with arguments that a rule denies", map[string]func() error{
+		"args-plain":       func() error { return runs(Args, Push) },
+		"args-last":        func() error { return runs(Args, "-x", "--", "origin", Push) },
+		"args-far":         func() error { return runs(Args, append(hugeArgs(), Push)...) },
+		"args-across":      func() error { return runs(Args, strings.Repeat("x", 2048-len(Args)-1-2), Push) },
+		"args-odd-name":    argsOddName,
+		"args-empty-name":  argsEmptyName,
+		"args-script":      func() error { return runScript("#!" + Args + " " + Push + "\n") },
+		"args-copy":        func() error { return copied(Args, "/work/copy", Push) },
+		"args-hard-link":   func() error { return linked(Args, "/work/l", Push) },
+		"args-map":         func() error { return mapCode(Args, unix.PROT_READ|unix.PROT_EXEC) },
+		"args-uring-copy":  argsURing,
+		"args-race":        argsRace,
+		"args-symlink":     func() error { return symlinked(Args, "/work/l", Push) },
+		"args-proc-fd":     argsProcFD,
+		"args-user":        func() error { return ran(as(1000, Args, Push)) },
+		"args-after-error": argsAfterError,
+	})
+}
+
+func runScript(content string) error {
+	return then(os.WriteFile("/work/s", []byte(content), 0o755), "/work/s") //nolint:gosec // a program
+}
+
+func copied(from, to string, args ...string) error {
+	if err := copyFile(to, from); err != nil {
+		return err
+	}
+	return runs(to, args...)
+}
+
+func linked(from, to string, args ...string) error {
+	if err := os.Link(from, to); err != nil {
+		return err
+	}
+	return runs(to, args...)
+}
+
+func symlinked(from, to string, args ...string) error {
+	if err := os.Symlink(from, to); err != nil {
+		return err
+	}
+	return runs(to, args...)
+}
+
+// argsOddName gives the program its forbidden argument behind a name that is
+// one itself.
+func argsOddName() error { return ran(&exec.Cmd{Path: Args, Args: []string{Push, Push}}) }
+
+func argsEmptyName() error { return ran(&exec.Cmd{Path: Args, Args: []string{"", "", Push}}) }
+
+func argsProcFD() error {
+	fd, err := unix.Open(Args, unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	return runs("/proc/self/fd/"+itoa(fd), Push)
+}
+
+func argsURing() error {
+	content, err := uringRead(Args)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile("/work/copy", content, 0o755); err != nil { //nolint:gosec // a program
+		return err
+	}
+	return runs("/work/copy", Push)
+}
+
+// argsAfterError has an exec that fails go before, whose findings must not be
+// those of the next.
+func argsAfterError() error {
+	_ = runScript("#!" + Args + "/none\n")
+	return runs(Args, Push)
+}
+
+func itoa(n int) string {
+	digits := ""
+	for ; n >= 10; n /= 10 {
+		digits = string(rune('0'+n%10)) + digits
+	}
+	return string(rune('0'+n)) + digits
+}
+
+func init() {
+	role("change-args", func([]string) error {
+		word := append([]byte("pull"), 0)
+		name := append([]byte(Args), 0)
+		argv := []*byte{&name[0], &word[0], nil}
+		env := []*byte{nil}
+		var stop atomic.Bool
+		go func() {
+			runtime.LockOSThread()
+			for !stop.Load() {
+				copy(word, "push")
+				copy(word, "pull")
+			}
+		}()
+		time.Sleep(time.Millisecond)
+		_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(&name[0])),
+			uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])))
+		stop.Store(true)
+		return errno
+	})
+}
+
+// argsRace changes the argument while the kernel reads it. The program prints
+// the marker with either word; so it prints what it was given.
+func argsRace() error {
+	err := errSilent
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		out, _ := exec.Command(Self, "change-args").CombinedOutput()
+		if strings.Contains(string(out), gotPush) {
+			return nil
+		}
+	}
+	return err
+}
+
+// gotPush is what the program prints when it runs with the forbidden argument.
+const gotPush = "WITH PUSH"

@@ -1,0 +1,156 @@
+// Package bypass tries to get around a policy, in every way that is known to
+// us, and sees that none succeeds; and that each succeeds where its control is
+// switched off, since an attempt that always fails proves nothing.
+//
+// The attempts are in package attempts, each with the property that it must
+// not break. Here each gets a container of its own in a VM of our kernel, with
+// root, every capability and no seccomp filter: only the gate is in its way.
+// What depends on Docker, the share or the host is tried by the scripts in
+// test/e2e.
+package bypass
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nanoclaw/nanoclaw/guestagent/execgate"
+	"github.com/nanoclaw/nanoclaw/test/bypass/attempts"
+	"github.com/nanoclaw/nanoclaw/test/inguest"
+)
+
+// attemptVariable tells this program that it is the one that attempts.
+const attemptVariable = "NANOCLAW_BYPASS_ATTEMPT"
+
+func TestMain(m *testing.M) {
+	if root := os.Getenv(boxVariable); root != "" {
+		fmt.Println("make the container:", becomeBox(root))
+		os.Exit(1)
+	}
+	if os.Getenv(attemptVariable) != "" {
+		attempts.Main(os.Args)
+	}
+	inguest.Main(m)
+}
+
+// TestInVM boots the VM in which the attempts are made.
+func TestInVM(t *testing.T) {
+	if inguest.Inside() {
+		t.Skip("this is the VM")
+	}
+	if n := len(attempts.All()); n < 60 {
+		t.Errorf("there are %d attempts", n)
+	}
+	pattern := os.Getenv("NANOCLAW_BYPASS")
+	if pattern == "" {
+		pattern = "TestGuestAttempts"
+	}
+	inguest.Run(t, pattern, nil)
+}
+
+func rules() []execgate.Rule {
+	return []execgate.Rule{
+		{Action: execgate.Deny, Path: attempts.Denied, Name: "denied"},
+		{Action: execgate.Hide, Path: attempts.Hidden, Name: "hidden"},
+		{Action: execgate.Ask, Path: attempts.Asked, Name: "asked"},
+		{Action: execgate.ReadOnly, Path: attempts.Readonly, Name: "readonly"},
+		{Action: execgate.Deny, Path: attempts.Args, Args: []string{attempts.Push}, Name: "args"},
+	}
+}
+
+func policyOf(p attempts.Policy) *execgate.Policy {
+	switch p {
+	case attempts.Any:
+		return &execgate.Policy{Rules: rules()}
+	case attempts.Mounts:
+		return &execgate.Policy{Rules: rules(), Mounts: true, UserNamespaces: true}
+	case attempts.FromImage:
+		return &execgate.Policy{Mode: execgate.Image}
+	case attempts.Listed:
+		return &execgate.Policy{Mode: execgate.Allowlist, Rules: []execgate.Rule{
+			{Action: execgate.Allow, Path: attempts.Self}, {Action: execgate.Allow, Path: attempts.Readonly},
+		}}
+	}
+	panic("no policy " + p)
+}
+
+// outcome is what became of an attempt, with the gate and without.
+type outcome struct {
+	with, without string
+	err           error
+}
+
+func TestGuestAttempts(t *testing.T) {
+	if !inguest.Inside() {
+		t.Skip("TestInVM runs it")
+	}
+	for _, policy := range []attempts.Policy{attempts.Any, attempts.Mounts, attempts.FromImage, attempts.Listed} {
+		t.Run(string(policy), func(t *testing.T) { tryAll(t, policy) })
+	}
+}
+
+func tryAll(t *testing.T, policy attempts.Policy) {
+	var list []attempts.Attempt
+	for _, a := range attempts.All() {
+		if a.Policy == policy {
+			list = append(list, a)
+		}
+	}
+	outcomes := make(map[string]*outcome)
+	p := policyOf(policy)
+	// Files are the image's up to now, whenever this is asked.
+	p.ImageTime = time.Now().Add(100 * time.Millisecond)
+	began := time.Now()
+	gate, err := execgate.Load(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the gate was loaded in %v", time.Since(began).Round(time.Millisecond))
+	for _, a := range list {
+		o := &outcome{}
+		outcomes[a.Name] = o
+		o.with, o.err = try(a.Name, gate, p)
+	}
+	// What the gate does for the whole of the VM is over with it.
+	if err := gate.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, a := range list {
+		if o := outcomes[a.Name]; o.err == nil && !a.Kernel {
+			o.without, o.err = try(a.Name, nil, nil)
+		}
+	}
+	for _, a := range list {
+		t.Run(a.Name, func(t *testing.T) { check(t, a, outcomes[a.Name]) })
+	}
+}
+
+func try(name string, gate *execgate.Gate, p *execgate.Policy) (_ string, err error) {
+	b, err := newBox(name)
+	if err != nil {
+		return "", err
+	}
+	if p != nil {
+		p.ImageTime = time.Now()
+	}
+	out, err := b.run(name, gate)
+	if cerr := b.close(); err == nil {
+		err = cerr
+	}
+	return out, err
+}
+
+func check(t *testing.T, a attempts.Attempt, o *outcome) {
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	t.Logf("stopped: %s", strings.TrimSpace(o.with))
+	if strings.Contains(o.with, attempts.Succeeded) || !strings.Contains(o.with, attempts.Stopped) {
+		t.Errorf("not held: %s; it printed %q", a.Property, o.with)
+	}
+	if !a.Kernel && !strings.Contains(o.without, attempts.Succeeded) {
+		t.Errorf("it fails without the gate as well, and so proves nothing: %q", o.without)
+	}
+}
