@@ -45,6 +45,10 @@ const guestCID = 3
 // goodbye is how long an orderly power-off may take.
 const goodbye = 5 * time.Second
 
+// aftermath is how much later than its virtiofsd a VM that ended first may be
+// seen to have ended.
+const aftermath = time.Second
+
 // Options describe a sandbox.
 type Options struct {
 	// Namespace and ID name it on this host.
@@ -220,10 +224,8 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 		s.agent = a
 		return nil
 	}
-	select {
-	case <-s.share.Done():
+	if s.shareFailed() {
 		return fmt.Errorf("the guest did not boot: %w", orEnded(s.share.Err()))
-	default:
 	}
 	select {
 	case <-s.vm.Done():
@@ -243,12 +245,31 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 	return fmt.Errorf("%w; its console is empty: is the configured kernel one that this hypervisor can boot?", err)
 }
 
+// shareFailed reports whether virtiofsd has ended under its VM. It also ends
+// after it, and may be seen to do so first.
+func (s *Sandbox) shareFailed() bool {
+	select {
+	case <-s.share.Done():
+	default:
+		return false
+	}
+	select {
+	case <-s.vm.Done():
+		return false
+	case <-time.After(aftermath):
+		return true
+	}
+}
+
 // watch ends the VM when a part of it has ended.
 func (s *Sandbox) watch() {
 	defer close(s.done)
 	select {
 	case <-s.vm.Done():
 	case <-s.share.Done():
+		if !s.shareFailed() {
+			break
+		}
 		// The guest would hang in every file operation.
 		s.report(fmt.Errorf("the container's files are not served any more: %w", orEnded(s.share.Err())))
 		s.vm.Kill()
