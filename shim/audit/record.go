@@ -114,7 +114,7 @@ type Object struct {
 	// isolates nothing.
 	Hypervisor string `json:"hypervisor,omitempty"`
 	Emulated   bool   `json:"emulated,omitempty"`
-	// Mode is the policy's, where it is not "enforce".
+	// Mode is the policy's.
 	Mode string `json:"mode,omitempty"`
 	// Layer is where the rule came from.
 	Layer string `json:"layer,omitempty"`

@@ -57,6 +57,9 @@ type Config struct {
 
 	// BootTimeout bounds the time from the VMM's start to the agent's call.
 	BootTimeout Duration `yaml:"boot_timeout"`
+
+	// Audit is where it is recorded what containers do.
+	Audit Audit `yaml:"audit"`
 }
 
 // Size is a number of bytes, written as in Docker: 512m, 2g.
@@ -78,6 +81,7 @@ func Default() Config {
 		RunDir:           "/run/nanoclaw",
 		DefaultMemory:    2 << 30,
 		BootTimeout:      Duration(60 * time.Second),
+		Audit:            defaultAudit(),
 	}
 }
 
@@ -147,7 +151,7 @@ func (c *Config) validate() error {
 	if t := time.Duration(c.BootTimeout); t < time.Second || t > 10*time.Minute {
 		errs = append(errs, fmt.Errorf("boot_timeout: %s is not within 1s and 10m", t))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.Audit.validate())...)
 }
 
 // UnmarshalYAML reads a size with an optional unit b, k, m, g or t, in powers
