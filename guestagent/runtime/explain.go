@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -19,15 +18,21 @@ var translations = []struct {
 	{regexp.MustCompile("the path `(.*)` exists but it is not executable"), "exec: %q: permission denied"},
 }
 
-// explain returns the error for a message of crun's. Docker tells a program
-// that does not exist (127) from one that cannot be run (126) by the words of
-// the runtime it knows best, so those come first where crun's differ.
-func explain(message string) error {
+// Error is what crun says of a call that failed. By its words Docker tells a
+// program that does not exist (127) from one that cannot be run (126).
+type Error struct{ text string }
+
+// Error is part of error.
+func (e *Error) Error() string { return e.text }
+
+// explain returns the error for a message of crun's. Docker knows runc's words
+// best, so those come first where crun's differ.
+func explain(message string) *Error {
 	message = strings.TrimSpace(message)
 	for _, t := range translations {
 		if m := t.crun.FindStringSubmatch(message); m != nil {
-			return fmt.Errorf(t.runc+" (crun: %s)", m[1], message)
+			return &Error{fmt.Sprintf(t.runc+" (crun: %s)", m[1], message)}
 		}
 	}
-	return errors.New("crun: " + message)
+	return &Error{"crun: " + message}
 }

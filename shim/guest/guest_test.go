@@ -329,3 +329,17 @@ func FuzzAgent(f *testing.F) {
 		}
 	})
 }
+
+// The runtime's words must be told from the agent's: they choose exit codes.
+func TestTheRuntimesWordsAreTold(t *testing.T) {
+	a, _ := connect(t, killer{err: status.Error(agent.RuntimeStatus, "exec: \"x\": permission denied")})
+	_, err := a.RPC().Kill(t.Context(), &agent.KillRequest{})
+	var said *guest.RuntimeError
+	if !errors.As(err, &said) || said.Error() != "exec: \"x\": permission denied" {
+		t.Errorf("got %v", err)
+	}
+	a, _ = connect(t, killer{err: errors.New("mount it: permission denied")})
+	if _, err := a.RPC().Kill(t.Context(), &agent.KillRequest{}); errors.As(err, &said) {
+		t.Errorf("the agent's own words are the runtime's: %v", err)
+	}
+}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 )
 
 // Share is a composed tree and the daemon that serves it. Its methods are safe
@@ -169,7 +169,7 @@ func (s *Share) Close() error {
 	s.closed = true
 	var errs []error
 	if s.daemon != nil {
-		errs = append(errs, s.daemon.stop())
+		s.daemon.stop()
 	}
 	for id, c := range s.containers {
 		errs = append(errs, c.Run())

@@ -10,6 +10,9 @@ name=${NANOCLAW_ENGINE:-nanoclaw-engine}
 run=/run/$name              # socket, logs, shared folder; the same path inside and outside
 state=$cache/engine/state/$name # what outlives a stop: Docker's and containerd's data
 docker_host=unix://$run/docker.sock
+# What test/host makes of the engine: another root, and a configuration without NanoClaw in it.
+given_root=${NANOCLAW_ENGINE_ROOT:-}
+etc=${NANOCLAW_ENGINE_ETC:-$here/etc}
 
 say() { echo "engine: $*" >&2; }
 die() { say "$*"; exit 1; }
