@@ -93,8 +93,8 @@ type Object struct {
 	Action string `json:"action,omitempty"`
 	// Exec is the engine's id of an exec.
 	Exec string `json:"exec,omitempty"`
-	// Source is a mount's source as it was asked for, Path what it is, or the
-	// file of another event.
+	// Source is a mount's source as it was asked for, Path what it resolved to
+	// where that differs, or the file of another event.
 	Source      string `json:"source,omitempty"`
 	Path        string `json:"path,omitempty"`
 	Destination string `json:"destination,omitempty"`

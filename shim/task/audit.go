@@ -91,8 +91,11 @@ func (r *recording) note(ctx context.Context, entries ...audit.Entry) {
 // mount keeps a decision about a mount for created or notCreated.
 func (r *recording) mount(m annotations.Mount, refused error) {
 	e := audit.Entry{Event: audit.Mount, Decision: audit.Allow, Object: &audit.Object{
-		Source: m.Source.Asked, Path: m.Source.Path, Destination: m.Destination, Access: "rw",
+		Source: m.Source.Asked, Destination: m.Destination, Access: "rw",
 	}}
+	if m.Source.Path != m.Source.Asked {
+		e.Object.Path = m.Source.Path
+	}
 	if m.ReadOnly {
 		e.Object.Access = "ro"
 	}
