@@ -109,6 +109,11 @@ func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.R
 	if errors.Is(err, ttrpc.ErrClosed) {
 		return fmt.Errorf("%s: %w", req.Method, ErrLost)
 	}
+	// What the guest answered is in the response: the client would make an
+	// error of it only after this.
+	if err == nil && resp.Status.GetCode() != int32(codes.OK) {
+		err = status.ErrorProto(resp.Status)
+	}
 	return native(err)
 }
 
