@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -36,19 +35,25 @@ var translations = []struct {
 	{regexp.MustCompile("chdir to `(.*)`: Not a directory"), "chdir to cwd (%[1]q) set in config.json failed: not a directory"},
 }
 
+// Error is what crun says of a call that failed. By its words Docker tells a
+// program that does not exist (127) from one that cannot be run (126).
+type Error struct{ text string }
+
+// Error is part of error.
+func (e *Error) Error() string { return e.text }
+
 // explain returns the error for a message of crun's about the operation. Docker
-// tells a program that does not exist (127) from one that cannot be run (126) by
-// the words of the runtime it knows best, so these are used where they are known.
-func explain(operation, message string) error {
+// knows runc's words best, so those are used where crun's differ.
+func explain(operation, message string) *Error {
 	message = strings.TrimSpace(message)
 	start, known := failures[operation]
 	if !known {
-		return fmt.Errorf("OCI runtime %s failed: crun: %s", operation, message)
+		return &Error{fmt.Sprintf("OCI runtime %s failed: crun: %s", operation, message)}
 	}
 	for _, t := range translations {
 		if m := t.crun.FindStringSubmatch(message); m != nil {
-			return errors.New(start + process[operation] + fmt.Sprintf(t.runc, m[1]))
+			return &Error{start + process[operation] + fmt.Sprintf(t.runc, m[1])}
 		}
 	}
-	return errors.New(start + message)
+	return &Error{start + message}
 }

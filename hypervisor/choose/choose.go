@@ -14,12 +14,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/cloudhypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu"
+	"github.com/nanoclaw/nanoclaw/internal/program"
 )
 
 // ErrNone is wrapped by the error for a host on which nothing can run a VM.
@@ -117,7 +117,7 @@ func (s host) examine(ctx context.Context, c Config) Report {
 // options returns what c asks for, in the order of preference.
 func (s host) options(c Config) []option {
 	ch := option{"cloud-hypervisor", func(ctx context.Context) (hypervisor.Hypervisor, string) {
-		binary, err := find(c, c.CloudHypervisor)
+		binary, err := program.Find(c.CloudHypervisor, c.File)
 		if err != nil {
 			return nil, err.Error()
 		}
@@ -192,25 +192,13 @@ func (s host) tryEmulation(c Config) (hypervisor.Hypervisor, string) {
 }
 
 func qemuOptions(c Config, accel qemu.Accel) (qemu.Options, error) {
-	binary, err := find(c, c.QEMU)
+	binary, err := program.Find(c.QEMU, c.File)
 	if err != nil {
 		return qemu.Options{}, err
 	}
-	vsock, err := find(c, c.VhostDeviceVsock, "/usr/libexec/vhost-device-vsock", "/usr/lib/vhost-device-vsock")
+	vsock, err := program.Find(c.VhostDeviceVsock, c.File, program.VhostDeviceVsock...)
 	if err != nil {
 		return qemu.Options{}, err
 	}
 	return qemu.Options{Binary: binary, VsockBinary: vsock, Accel: accel}, nil
-}
-
-func find(c Config, name string, known ...string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, path := range known {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s was not found; install it, or name it in %s", name, c.File)
 }

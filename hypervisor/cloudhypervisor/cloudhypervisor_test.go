@@ -249,6 +249,7 @@ func TestCauses(t *testing.T) {
 		text string
 	}{
 		"power-off":  {portPowerOff, hypervisor.CauseGuest, ""},
+		"fault":      {portFault, hypervisor.CauseFailed, "a fault in one of its threads: thread 'vcpu0' panicked"},
 		"panic":      {portPanic, hypervisor.CausePanic, ""},
 		"reset":      {portReset, hypervisor.CauseReset, ""},
 		"crash":      {portCrash, hypervisor.CauseFailed, "VmmThread failed"},
@@ -288,6 +289,14 @@ func TestAVMMThatOutlivesItsGuestIsKilled(t *testing.T) {
 	v := newHost(t, "lingers").start()
 	_, _ = v.Dial(deadline(t), portPowerOff)
 	if got := ended(t, v); got.Cause != hypervisor.CauseGuest {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestAVMMThatDoesNotAnswerAfterAPowerOffHasFailed(t *testing.T) {
+	v := newHost(t, "hangs up at vm.info").start()
+	_, _ = v.Dial(deadline(t), portPowerOff)
+	if got := ended(t, v); got.Cause != hypervisor.CauseFailed {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -426,15 +435,12 @@ func TestConsoleIsBounded(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	for name, change := range map[string]func(*hypervisor.Config){
-		"relative kernel": func(c *hypervisor.Config) { c.Kernel = "vmlinux" },
-		"long folder":     func(c *hypervisor.Config) { c.Dir = "/" + strings.Repeat("d", 60) },
-		"no CPU":          func(c *hypervisor.Config) { c.CPUs = 0 },
-		"odd memory":      func(c *hypervisor.Config) { c.Memory++ },
-		"reserved CID":    func(c *hypervisor.Config) { c.CID = 2 },
-		"no tag":          func(c *hypervisor.Config) { c.FSTag = "" },
-		"two words":       func(c *hypervisor.Config) { c.Cmdline = []string{"a b"} },
-		"long cmdline":    func(c *hypervisor.Config) { c.Cmdline = []string{strings.Repeat("a", 2048)} },
-		"NIC id":          func(c *hypervisor.Config) { c.NICs = []hypervisor.NIC{{ID: "_net0"}} },
+		"odd memory":   func(c *hypervisor.Config) { c.Memory++ },
+		"long cmdline": func(c *hypervisor.Config) { c.Cmdline = []string{strings.Repeat("a", 2000)} },
+		"small MTU": func(c *hypervisor.Config) {
+			c.NICs = []hypervisor.NIC{{ID: "eth0", MAC: make(net.HardwareAddr, 6), MTU: 1000, Tap: os.Stdin}}
+		},
+		"NIC id": func(c *hypervisor.Config) { c.NICs = []hypervisor.NIC{{ID: "_net0"}} },
 		"NIC without tap": func(c *hypervisor.Config) {
 			c.NICs = []hypervisor.NIC{{ID: "eth0", MAC: make(net.HardwareAddr, 6)}}
 		},

@@ -36,6 +36,7 @@ const (
 const (
 	portEcho = 1000 + iota
 	portPowerOff
+	portFault
 	portPanic
 	portReset
 	portCrash
@@ -59,6 +60,7 @@ type fakeVMM struct {
 	console *os.File
 	vm      *api.VM
 	state   string
+	off     bool // the guest has powered itself off
 	quit    chan int
 }
 
@@ -68,7 +70,7 @@ func fake(mode string) int {
 		fmt.Fprintln(os.Stderr, strings.Repeat("x", 8<<10), "no such device: /dev/kvm")
 		return 1
 	}
-	want := []string{"--api-socket", "fd=3", "--event-monitor", "fd=4"}
+	want := []string{"--api-socket", "fd=3", "--event-monitor", "fd=4", "--no-shutdown"}
 	if got := os.Args[1:]; strings.Join(got, " ") != strings.Join(want, " ") {
 		fmt.Fprintln(os.Stderr, "unexpected arguments:", got)
 		return 1
@@ -316,9 +318,17 @@ func (f *fakeVMM) addNet(body []byte, tap *os.File) (int, []byte) {
 	return 200, []byte(`{"id":"` + n.Id + `","bdf":"0000:00:05.0"}`)
 }
 
+// powerOff is the guest's end, after which the hypervisor waits to be asked.
+func (f *fakeVMM) powerOff() {
+	f.off = true
+	f.event("vm", "shutdown", "")
+}
+
 // end is the orderly end of the hypervisor.
 func (f *fakeVMM) end() {
-	f.event("vm", "shutdown", "")
+	if !f.off {
+		f.event("vm", "shutdown", "")
+	}
 	f.event("vm", "deleted", "")
 	f.event("vmm", "shutdown", "")
 	if f.mode != "lingers" {
@@ -343,6 +353,9 @@ func (f *fakeVMM) guest(l net.Listener) {
 		}
 		switch port {
 		case portPowerOff:
+			f.powerOff()
+		case portFault:
+			fmt.Fprintln(os.Stderr, "thread 'vcpu0' panicked")
 			f.end()
 		case portPanic:
 			f.event("guest", "panic", "")
@@ -357,7 +370,7 @@ func (f *fakeVMM) guest(l net.Listener) {
 				_, _ = fmt.Fprintf(f.console, "line %d of a guest that prints without end\n", i)
 			}
 			_, _ = f.console.WriteString("last words\n")
-			f.end()
+			f.powerOff()
 		case portGarbage:
 			_, _ = f.events.WriteString("}}}")
 		case portHugeEvent:

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/internal/process"
 )
 
 // fakeKernel writes an ELF file that is nothing but a PVH note.
@@ -193,7 +194,7 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v, want %q", err, c.want)
 			}
-			if len(err.Error()) > 2*maxDetail {
+			if len(err.Error()) > 2*process.MaxWords {
 				t.Errorf("the error has %d bytes", len(err.Error()))
 			}
 			b.nothingLeft()

@@ -24,6 +24,7 @@ import (
 
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
+	"github.com/nanoclaw/nanoclaw/shim/wording"
 )
 
 // Name is the runtime's name towards containerd.
@@ -49,6 +50,7 @@ func (Manager) Name() string { return Name }
 // Nothing may be written to standard output or standard error but the reply:
 // containerd reads both as one.
 func (Manager) Start(ctx context.Context, id string, opts shim.StartOpts) (_ shim.BootstrapParams, err error) {
+	defer func() { err = wording.Error(err) }()
 	// Version 2 is what every containerd from 1.7 on understands.
 	params := shim.BootstrapParams{Version: 2, Protocol: "ttrpc"}
 	ns, err := namespaces.NamespaceRequired(ctx)

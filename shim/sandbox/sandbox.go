@@ -29,7 +29,8 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/api/stream"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/program"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
@@ -43,6 +44,10 @@ const guestCID = 3
 
 // goodbye is how long an orderly power-off may take.
 const goodbye = 5 * time.Second
+
+// aftermath is how much later than its virtiofsd a VM that ended first may be
+// seen to have ended.
+const aftermath = time.Second
 
 // Options describe a sandbox.
 type Options struct {
@@ -130,7 +135,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	if err := addContainers(s.share); err != nil {
 		return nil, err
 	}
-	virtiofsd, err := program(o.Config.Virtiofsd, share.DaemonPaths)
+	virtiofsd, err := program.Find(o.Config.Virtiofsd, config.DefaultPath, program.Virtiofsd...)
 	if err != nil {
 		return nil, err
 	}
@@ -202,20 +207,6 @@ func openNamespace(p *annotations.Policy) (*network.Namespace, error) {
 	return ns, err
 }
 
-// program finds a helper: a path as it is, a name in PATH and in the folders
-// where distributions keep it.
-func program(name string, known []string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, path := range known {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s was not found in PATH or in %v; install it, or name it in %s", name, known, config.DefaultPath)
-}
-
 // awaitAgent waits until the guest has booted, and says why where it does not.
 func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the guest did not boot within %s", limit))
@@ -233,10 +224,8 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 		s.agent = a
 		return nil
 	}
-	select {
-	case <-s.share.Done():
-		return fmt.Errorf("the guest did not boot: virtiofsd ended: %w", s.share.Err())
-	default:
+	if s.shareFailed() {
+		return fmt.Errorf("the guest did not boot: %w", orEnded(s.share.Err()))
 	}
 	select {
 	case <-s.vm.Done():
@@ -256,14 +245,33 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 	return fmt.Errorf("%w; its console is empty: is the configured kernel one that this hypervisor can boot?", err)
 }
 
+// shareFailed reports whether virtiofsd has ended under its VM. It also ends
+// after it, and may be seen to do so first.
+func (s *Sandbox) shareFailed() bool {
+	select {
+	case <-s.share.Done():
+	default:
+		return false
+	}
+	select {
+	case <-s.vm.Done():
+		return false
+	case <-time.After(aftermath):
+		return true
+	}
+}
+
 // watch ends the VM when a part of it has ended.
 func (s *Sandbox) watch() {
 	defer close(s.done)
 	select {
 	case <-s.vm.Done():
 	case <-s.share.Done():
+		if !s.shareFailed() {
+			break
+		}
 		// The guest would hang in every file operation.
-		s.report(fmt.Errorf("virtiofsd ended: %w", orEnded(s.share.Err())))
+		s.report(fmt.Errorf("the container's files are not served any more: %w", orEnded(s.share.Err())))
 		s.vm.Kill()
 	case <-s.agent.Lost():
 		// An orderly power-off ends the connection first, then the VM.
@@ -280,7 +288,7 @@ func (s *Sandbox) watch() {
 
 func orEnded(err error) error {
 	if err == nil {
-		return errors.New("it was stopped")
+		return errors.New("virtiofsd was stopped")
 	}
 	return err
 }

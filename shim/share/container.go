@@ -15,7 +15,7 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 )
 
 // AddContainer puts the root file system at rootfs, an absolute path, and the

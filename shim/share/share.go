@@ -12,7 +12,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 )
 
 // Share is a composed tree and the daemon that serves it. Its methods are safe
@@ -155,7 +155,7 @@ func (s *Share) Close() error {
 	s.closed = true
 	var errs []error
 	if s.daemon != nil {
-		errs = append(errs, s.daemon.stop())
+		s.daemon.stop()
 	}
 	for id, c := range s.containers {
 		errs = append(errs, c.Run())

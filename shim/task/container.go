@@ -20,7 +20,7 @@ import (
 
 	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"

@@ -1,8 +1,7 @@
-package qemu
+package vmm
 
 import (
 	"bytes"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,13 +13,13 @@ func TestConsoleKeepsBothEnds(t *testing.T) {
 	if err := os.WriteFile(path, []byte("earlier\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	con, err := openConsole(path)
+	con, err := OpenConsole(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	con.limit = 64 << 10
 	flood := strings.NewReader("first\n" + strings.Repeat("x", 300<<10) + "last\n")
-	con.copy(io.NopCloser(flood))
+	con.Copy(flood)
 	got, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -39,28 +38,13 @@ func TestConsoleOfAFullFile(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 100<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	con, err := openConsole(path)
+	con, err := OpenConsole(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	con.limit = 64 << 10
-	con.copy(io.NopCloser(strings.NewReader("new")))
+	con.Copy(strings.NewReader("new"))
 	if st, err := os.Stat(path); err != nil || st.Size() > con.limit {
 		t.Fatalf("%v, %v", st.Size(), err)
-	}
-}
-
-func TestTailKeepsTheEnd(t *testing.T) {
-	tl := tail{max: 8}
-	for _, s := range []string{"abc", "defgh", "ij", strings.Repeat("x", 20) + "\xffend\n"} {
-		if n, err := tl.Write([]byte(s)); n != len(s) || err != nil {
-			t.Fatal(n, err)
-		}
-		if len(tl.buf) > 8 {
-			t.Fatalf("%d bytes kept", len(tl.buf))
-		}
-	}
-	if got := tl.String(); got != "xxx?end" {
-		t.Fatalf("got %q", got)
 	}
 }

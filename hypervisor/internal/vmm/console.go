@@ -1,4 +1,6 @@
-package qemu
+// Package vmm is what the drivers of all hypervisors do alike: checking a VM's
+// description, and keeping a guest's console within its bound.
+package vmm
 
 import (
 	"fmt"
@@ -8,11 +10,10 @@ import (
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 )
 
-// console copies the guest's console into a file of bounded size. The first
+// Console is a file of bounded size that takes a guest's console. The first
 // half of the bound keeps the boot, the second the latest output: when the file
-// is full, the second half begins anew. It goes on reading whatever happens to
-// the file, because a guest whose console is not read stops.
-type console struct {
+// is full, the second half begins anew.
+type Console struct {
 	file  *os.File
 	limit int64
 	size  int64
@@ -20,9 +21,9 @@ type console struct {
 
 const dropped = "\n[output dropped here]\n"
 
-// openConsole opens the file, which may hold the console of an earlier VM.
+// OpenConsole opens the file, which may hold the console of an earlier VM.
 // Without a path the output is discarded.
-func openConsole(path string) (*console, error) {
+func OpenConsole(path string) (*Console, error) {
 	if path == "" {
 		path = os.DevNull
 	}
@@ -35,15 +36,12 @@ func openConsole(path string) (*console, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("open the console's file: %w", err)
 	}
-	return &console{file: f, limit: hypervisor.ConsoleLimit, size: st.Size()}, nil
+	return &Console{file: f, limit: hypervisor.ConsoleLimit, size: st.Size()}, nil
 }
 
-// copy copies until r ends, and closes both.
-func (c *console) copy(r io.ReadCloser) {
-	defer func() {
-		_ = r.Close()
-		_ = c.file.Close()
-	}()
+// Copy copies until r ends. It goes on reading whatever happens to the file,
+// because a guest whose console is not read stops.
+func (c *Console) Copy(r io.Reader) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := r.Read(buf)
@@ -54,16 +52,18 @@ func (c *console) copy(r io.ReadCloser) {
 	}
 }
 
+// Close closes the file.
+func (c *Console) Close() error { return c.file.Close() }
+
 // write appends p, which is shorter than half of the limit. A full disk loses
 // output, and nothing else.
-func (c *console) write(p []byte) {
+func (c *Console) write(p []byte) {
 	if c.size+int64(len(p)) > c.limit {
 		if err := c.file.Truncate(c.limit / 2); err != nil {
 			return
 		}
-		c.size = c.limit / 2
 		n, _ := io.WriteString(c.file, dropped)
-		c.size += int64(n)
+		c.size = c.limit/2 + int64(n)
 	}
 	n, _ := c.file.Write(p)
 	c.size += int64(n)
