@@ -152,7 +152,12 @@ type Record struct {
 	// Hash is the SHA-256 of Prev, as it is written, and the line without its
 	// hash.
 	Hash string `json:"-"`
+	// line is the record as it was read.
+	line []byte
 }
+
+// JSON is the record as it stands in the log, without the newline.
+func (r *Record) JSON() []byte { return r.line }
 
 // Violation reports whether a record is of something that a container was not
 // allowed to do, whether or not it was stopped.
