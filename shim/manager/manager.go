@@ -157,8 +157,14 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		log.G(ctx).WithError(err).Warn("the default run directory is cleaned")
 		cfg = config.Default()
 	}
-	if err := sandbox.Destroy(cfg, ns, id); err != nil {
+	left, err := sandbox.Destroy(cfg, ns, id)
+	if err != nil {
 		return status, err
+	}
+	if left != nil {
+		if err := recordDeath(cfg.Audit, left); err != nil {
+			log.G(ctx).WithError(err).Error("the audit log lacks the end of the container")
+		}
 	}
 	if err := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH); err != nil {
 		log.G(ctx).WithError(err).Warn("unmount the bundle's root file system")
