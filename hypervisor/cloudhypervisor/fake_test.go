@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor/cloudhypervisor/internal/api"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmtest"
 )
 
 // The test binary plays Cloud Hypervisor where fakeMode is in its environment.
@@ -46,6 +47,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	vmtest.Guest()
 	if mode, ok := os.LookupEnv(fakeMode); ok {
 		os.Exit(fake(mode))
 	}

@@ -1,15 +1,20 @@
-package qemu
+package vmtest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,9 +25,25 @@ const (
 	hostPort  = 1024 // the host listens
 	guestPort = 1025 // the guest listens, and echoes
 	readyLine = "GUEST READY"
+	flood     = 256 << 10 // bytes, each few of which cost an exit of the virtual CPU
 )
 
-func guestMain() {
+// guestMark is the word of the kernel's command line, and so of its init's
+// environment, that tells this guest from a container whose tests are PID 1.
+const guestMark = "nanoclaw_test_guest"
+
+// tick is how often a running guest counts ticks. Its clock would not tell a
+// pause: some hypervisors set it on after one.
+const tick = 100 * time.Millisecond
+
+var ticks atomic.Int64
+
+// Guest is the first call of a test binary's TestMain. In the guest it does not
+// return.
+func Guest() {
+	if os.Getpid() != 1 || os.Getenv(guestMark) == "" {
+		return
+	}
 	if err := guest(); err != nil {
 		fmt.Println("GUEST FAILED:", err)
 	}
@@ -46,6 +67,11 @@ func guest() error {
 		return err
 	}
 	go vsockEcho(listener)
+	go func() {
+		for range time.Tick(tick) {
+			ticks.Add(1)
+		}
+	}()
 	fmt.Println(readyLine)
 	host, err := vsockDial(hostPort)
 	if err != nil {
@@ -56,47 +82,96 @@ func guest() error {
 		return err
 	}
 	for lines.Scan() {
-		if err := obey(lines.Text(), host); err != nil {
+		if err := obey(strings.Fields(lines.Text()), host); err != nil {
 			return err
 		}
 	}
 	return fmt.Errorf("the host went away: %w", lines.Err())
 }
 
-func obey(command string, host io.Writer) error {
-	switch command {
+// obey carries a command out. An error ends the guest.
+func obey(command []string, host io.Writer) error {
+	var answer string
+	var err error
+	switch command[0] {
 	case "poweroff":
 		return syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 	case "reset":
 		return syscall.Reboot(syscall.LINUX_REBOOT_CMD_RESTART)
 	case "panic":
 		return fmt.Errorf("asked to panic")
+	case "cpus":
+		answer = strconv.Itoa(runtime.NumCPU())
 	case "nics":
-		return guestNICs(host)
+		answer, err = guestNICs()
+	case "net":
+		answer, err = guestNet(command[1], command[2])
+	case "share":
+		answer, err = guestShare(command[1])
 	case "flood":
 		line := strings.Repeat("x", 1023) + "\n"
-		for range 4 * 1024 {
+		for range flood / len(line) {
 			fmt.Print(line)
 		}
 		fmt.Println("END OF FLOOD")
-		_, err := fmt.Fprintln(host, "flooded")
-		return err
-	case "uptime":
-		b, err := os.ReadFile("/proc/uptime")
-		if err != nil {
-			return err
-		}
-		_, err = host.Write(b)
-		return err
+		answer = "flooded"
+	case "ticks":
+		answer = strconv.FormatInt(ticks.Load(), 10)
+	default:
+		err = fmt.Errorf("unknown command %q", command)
 	}
-	return fmt.Errorf("unknown command %q", command)
-}
-
-// guestNICs prints the names and addresses of all interfaces but lo.
-func guestNICs(host io.Writer) error {
-	all, err := net.Interfaces()
 	if err != nil {
 		return err
+	}
+	_, err = fmt.Fprintln(host, answer)
+	return err
+}
+
+// guestNet gives the first NIC an address and sends a greeting over TCP.
+func guestNet(address, to string) (string, error) {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return "", err
+	}
+	for _, l := range all {
+		if l.Type() != "device" || l.Attrs().Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addr, err := netlink.ParseAddr(address)
+		if err != nil {
+			return "", err
+		}
+		if err := errors.Join(netlink.AddrAdd(l, addr), netlink.LinkSetUp(l)); err != nil {
+			return "", err
+		}
+		conn, err := net.DialTimeout("tcp", to, patience)
+		if err != nil {
+			return "", err
+		}
+		defer func() { _ = conn.Close() }()
+		_, err = fmt.Fprintln(conn, "over the tap")
+		return "sent", err
+	}
+	return "", errors.New("no NIC")
+}
+
+// guestShare mounts the share, copies a file in it, and answers with it.
+func guestShare(tag string) (string, error) {
+	if err := syscall.Mount(tag, "/mnt", "virtiofs", 0, ""); err != nil {
+		return "", fmt.Errorf("mount the share: %w", err)
+	}
+	b, err := os.ReadFile("/mnt/from-host")
+	if err != nil {
+		return "", err
+	}
+	return string(b), os.WriteFile("/mnt/from-guest", b, 0o600)
+}
+
+// guestNICs returns addresses and MTUs of all interfaces but lo.
+func guestNICs() (string, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return "", err
 	}
 	var out []string
 	for _, i := range all {
@@ -104,8 +179,7 @@ func guestNICs(host io.Writer) error {
 			out = append(out, fmt.Sprintf("%s/%d", i.HardwareAddr, i.MTU))
 		}
 	}
-	_, err = fmt.Fprintln(host, strings.Join(out, " "))
-	return err
+	return strings.Join(out, " "), nil
 }
 
 func vsockDial(port uint32) (*os.File, error) {
