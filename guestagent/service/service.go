@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/ttrpc"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/guestagent/container"
+	"github.com/nanoclaw/nanoclaw/guestagent/runtime"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -63,9 +65,16 @@ func (s *Service) Interceptor(ctx context.Context, unmarshal ttrpc.Unmarshaler, 
 	reply, err := method(ctx, unmarshal)
 	if err != nil {
 		log.G(ctx).WithError(err).Debug(info.FullMethod)
-		return nil, errgrpc.ToGRPC(err)
+		return nil, toStatus(err)
 	}
 	return reply, nil
+}
+
+func toStatus(err error) error {
+	if said := new(runtime.Error); errors.As(err, &said) {
+		return status.Error(agent.RuntimeStatus, err.Error())
+	}
+	return errgrpc.ToGRPC(err)
 }
 
 // Create implements the protocol.

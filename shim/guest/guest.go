@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -76,7 +75,7 @@ func (l *Listener) Accept(ctx context.Context, vm Dialer) (*Agent, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	return newAgent(conn, vm), nil
+	return NewAgent(conn, vm), nil
 }
 
 // Agent is the guest agent as the shim sees it.
@@ -88,7 +87,8 @@ type Agent struct {
 	calls  atomic.Int64
 }
 
-func newAgent(conn net.Conn, vm Dialer) *Agent {
+// NewAgent returns the agent at the other end of conn, whose VM is vm.
+func NewAgent(conn net.Conn, vm Dialer) *Agent {
 	a := &Agent{vm: vm, lost: make(chan struct{})}
 	a.client = ttrpc.NewClient(conn,
 		ttrpc.WithOnClose(func() { close(a.lost) }),
@@ -98,27 +98,37 @@ func newAgent(conn net.Conn, vm Dialer) *Agent {
 }
 
 // intercept bounds, counts and translates every call.
-func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, info *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
 	a.calls.Add(1)
 	if limit := timeout(req.Method); limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	err := invoke(ctx, req, resp)
-	if errors.Is(err, ttrpc.ErrClosed) {
+	// A request is written without regard to ctx: a guest that does not read
+	// would hold every call. One that is left behind here ends with the
+	// connection.
+	var reply ttrpc.Response
+	sent := make(chan error, 1)
+	go func() { sent <- invoke(ctx, req, &reply) }()
+	var err error
+	select {
+	case err = <-sent:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	switch {
+	case errors.Is(err, ttrpc.ErrClosed):
 		return fmt.Errorf("%s: %w", req.Method, ErrLost)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return fmt.Errorf("the guest agent did not answer %s: %w", req.Method, err)
+	case err != nil:
+		return native(err)
+	case reply.GetStatus().GetCode() != int32(codes.OK):
+		return native(status.ErrorProto(reply.GetStatus()))
 	}
-	return native(err)
-}
-
-// native is an error of the guest as one of ours. One without a class keeps its
-// text alone: the wire's wrapping would be printed to a person.
-func native(err error) error {
-	if s, ok := status.FromError(err); ok && s.Code() == codes.Unknown {
-		return errors.New(s.Message())
-	}
-	return errgrpc.ToNative(err)
+	resp.Payload = reply.GetPayload()
+	return nil
 }
 
 func timeout(method string) time.Duration {

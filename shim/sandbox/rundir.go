@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -32,15 +31,9 @@ func newRundir(base, namespace, id string) rundir {
 func (d rundir) console() string { return filepath.Join(string(d), "console.log") }
 func (d rundir) record() string  { return filepath.Join(string(d), "vm.json") }
 
-// record is what "delete" must know when the shim is gone.
-type record struct {
-	ID     string `json:"id"`
-	Cgroup string `json:"cgroup"`
-}
-
 // make makes the folder. What a predecessor of the same name left is removed
 // first, as "delete" would.
-func (d rundir) make(r record) error {
+func (d rundir) make(info Info) error {
 	if err := d.destroy(); err != nil {
 		return err
 	}
@@ -50,7 +43,7 @@ func (d rundir) make(r record) error {
 	if err := os.Mkdir(string(d), 0o700); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
-	data, err := json.Marshal(r)
+	data, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}
@@ -62,20 +55,14 @@ func (d rundir) make(r record) error {
 
 // destroy kills what the record names and removes the folder.
 func (d rundir) destroy() error {
-	data, err := os.ReadFile(d.record())
-	switch {
-	case err == nil:
-		var r record
-		if err := json.Unmarshal(data, &r); err != nil {
-			return fmt.Errorf("read the VM's record %s: %w", d.record(), err)
+	info, err := d.info()
+	if err != nil {
+		return err
+	}
+	if info != nil && info.Cgroup != "" {
+		if err := vmcgroup.Destroy(info.Cgroup, killPatience); err != nil {
+			return err
 		}
-		if r.Cgroup != "" {
-			if err := vmcgroup.Destroy(r.Cgroup, killPatience); err != nil {
-				return err
-			}
-		}
-	case !errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("read the VM's record: %w", err)
 	}
 	return d.remove()
 }
@@ -103,34 +90,6 @@ func (d rundir) remove() error {
 	}
 	return fmt.Errorf("%s still has mounts below it and is left as it is", d)
 }
-
-// consoleTail returns the last lines of the guest's console, at most 2 KiB of
-// printable text.
-func (d rundir) consoleTail() string {
-	const most = 2 << 10
-	f, err := os.Open(d.console())
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	buf := make([]byte, min(most, info.Size()))
-	n, err := f.ReadAt(buf, info.Size()-int64(len(buf)))
-	if err != nil && n == 0 {
-		return ""
-	}
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || r >= ' ' && r != unicodeDelete && r != '\uFFFD' {
-			return r
-		}
-		return -1
-	}, string(buf[:n])))
-}
-
-const unicodeDelete = 0x7f
 
 // killPatience bounds how long a killed VM's processes may take to go. The
 // engine gives "delete" five seconds in all.

@@ -29,7 +29,8 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/api/stream"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/program"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
@@ -44,6 +45,10 @@ const guestCID = 3
 // goodbye is how long an orderly power-off may take.
 const goodbye = 5 * time.Second
 
+// aftermath is how much later than its virtiofsd a VM that ended first may be
+// seen to have ended.
+const aftermath = time.Second
+
 // Options describe a sandbox.
 type Options struct {
 	// Namespace and ID name it on this host.
@@ -55,6 +60,8 @@ type Options struct {
 	// Policy is its policy.
 	Spec   *specs.Spec
 	Policy *annotations.Policy
+	// Agent is the agent that the container runs as; empty: none.
+	Agent string
 }
 
 // Timing says when the steps of a start were done.
@@ -85,6 +92,7 @@ type Sandbox struct {
 	// resolv is the host's file behind the container's resolv.conf.
 	resolv   string
 	reported error
+	ended    End
 }
 
 // Start starts a sandbox and waits for its agent. AddContainers is called with
@@ -106,7 +114,13 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 
 	memory := memoryFor(o.Spec, int64(o.Config.DefaultMemory))
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
-	if err := s.dir.make(record{ID: o.ID, Cgroup: cgroupPath}); err != nil {
+	cpus := cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates())
+	if err := s.dir.make(Info{
+		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath,
+		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
+		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
+		CPUs: cpus, Memory: memory, Began: time.Now(),
+	}); err != nil {
 		return nil, err
 	}
 	undo.Add("remove run directory", s.dir.remove)
@@ -130,7 +144,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	if err := addContainers(s.share); err != nil {
 		return nil, err
 	}
-	virtiofsd, err := program(o.Config.Virtiofsd, share.DaemonPaths)
+	virtiofsd, err := program.Find(o.Config.Virtiofsd, config.DefaultPath, program.Virtiofsd...)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +169,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Dir:          string(s.dir),
 		Kernel:       o.Config.Kernel,
 		Image:        o.Config.Image,
-		CPUs:         cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
+		CPUs:         cpus,
 		Memory:       memory,
 		FSSocket:     s.share.Socket(),
 		FSTag:        agent.ShareTag,
@@ -202,20 +216,6 @@ func openNamespace(p *annotations.Policy) (*network.Namespace, error) {
 	return ns, err
 }
 
-// program finds a helper: a path as it is, a name in PATH and in the folders
-// where distributions keep it.
-func program(name string, known []string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, path := range known {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s was not found in PATH or in %v; install it, or name it in %s", name, known, config.DefaultPath)
-}
-
 // awaitAgent waits until the guest has booted, and says why where it does not.
 func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the guest did not boot within %s", limit))
@@ -233,10 +233,8 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 		s.agent = a
 		return nil
 	}
-	select {
-	case <-s.share.Done():
-		return fmt.Errorf("the guest did not boot: virtiofsd ended: %w", s.share.Err())
-	default:
+	if s.shareFailed() {
+		return fmt.Errorf("the guest did not boot: %w", orEnded(s.share.Err()))
 	}
 	select {
 	case <-s.vm.Done():
@@ -250,10 +248,26 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 			err = cause
 		}
 	}
-	if tail := s.dir.consoleTail(); tail != "" {
+	if tail := hypervisor.ConsoleTail(s.dir.console()); tail != "" {
 		return fmt.Errorf("%w; the end of its console:\n%s", err, tail)
 	}
 	return fmt.Errorf("%w; its console is empty: is the configured kernel one that this hypervisor can boot?", err)
+}
+
+// shareFailed reports whether virtiofsd has ended under its VM. It also ends
+// after it, and may be seen to do so first.
+func (s *Sandbox) shareFailed() bool {
+	select {
+	case <-s.share.Done():
+	default:
+		return false
+	}
+	select {
+	case <-s.vm.Done():
+		return false
+	case <-time.After(aftermath):
+		return true
+	}
 }
 
 // watch ends the VM when a part of it has ended.
@@ -262,15 +276,18 @@ func (s *Sandbox) watch() {
 	select {
 	case <-s.vm.Done():
 	case <-s.share.Done():
+		if !s.shareFailed() {
+			break
+		}
 		// The guest would hang in every file operation.
-		s.report(fmt.Errorf("virtiofsd ended: %w", orEnded(s.share.Err())))
+		s.report(EndShare, fmt.Errorf("the container's files are not served any more: %w", orEnded(s.share.Err())))
 		s.vm.Kill()
 	case <-s.agent.Lost():
 		// An orderly power-off ends the connection first, then the VM.
 		select {
 		case <-s.vm.Done():
 		case <-time.After(goodbye):
-			s.report(guest.ErrLost)
+			s.report(EndAgent, guest.ErrLost)
 			s.vm.Kill()
 		}
 	}
@@ -280,16 +297,16 @@ func (s *Sandbox) watch() {
 
 func orEnded(err error) error {
 	if err == nil {
-		return errors.New("it was stopped")
+		return errors.New("virtiofsd was stopped")
 	}
 	return err
 }
 
-func (s *Sandbox) report(err error) {
+func (s *Sandbox) report(what End, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reported == nil {
-		s.reported = err
+		s.ended, s.reported = what, err
 	}
 }
 
@@ -422,7 +439,13 @@ func ResolvConf(spec *specs.Spec) string {
 }
 
 // Destroy ends and removes a sandbox whose shim is gone, without the guest's
-// help, within the engine's five seconds. One that is not there is no error.
-func Destroy(cfg config.Config, namespace, id string) error {
-	return newRundir(cfg.RunDir, namespace, id).destroy()
+// help, within the engine's five seconds, and says what it was. One that is not
+// there is no error, and nil.
+func Destroy(cfg config.Config, namespace, id string) (*Info, error) {
+	d := newRundir(cfg.RunDir, namespace, id)
+	info, err := d.info()
+	if err != nil {
+		return nil, err
+	}
+	return info, d.destroy()
 }
