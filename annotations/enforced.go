@@ -69,6 +69,9 @@ func (p *Policy) Needs() []Need {
 	for _, r := range p.Network.Ask {
 		need(true, CapNetwork, "network.ask "+r.Endpoint.String(), r.Origin)
 	}
+	for _, r := range p.Network.Readonly {
+		need(true, CapNetwork, "readonly_tools "+r.Endpoint.String(), r.Origin)
+	}
 	if p.Tools != nil {
 		for _, t := range p.Tools.Open {
 			if t.Readonly != nil {

@@ -4,7 +4,7 @@
 //
 // Its packages each do one part: boot the system, reaper the children, runtime
 // crun, container their state, stdio and streams their output, netconf and
-// dnsrelay the network, ocispec the documents, service the protocol. Nothing
+// dnsrelay the network, ocispec the documents, execgate the programs, service the protocol. Nothing
 // in it trusts a container; it trusts the host with everything.
 package guestagent
 
@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	runc "github.com/containerd/go-runc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
@@ -25,6 +26,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/guestagent/boot"
 	"github.com/nanoclaw/nanoclaw/guestagent/container"
 	"github.com/nanoclaw/nanoclaw/guestagent/dnsrelay"
+	"github.com/nanoclaw/nanoclaw/guestagent/execgate"
 	"github.com/nanoclaw/nanoclaw/guestagent/netconf"
 	"github.com/nanoclaw/nanoclaw/guestagent/reaper"
 	"github.com/nanoclaw/nanoclaw/guestagent/runtime"
@@ -86,8 +88,25 @@ func Run(ctx context.Context, machine *boot.Machine) error {
 		TerminalDir:      terminals,
 		Share:            agent.ShareDir,
 		NetworkNamespace: sandbox.Path(),
+		LoadGate:         loadGate,
 	})
 	return serve(ctx, service.New(machine, sandbox, containers))
+}
+
+// loadGate makes a container's exec gate, where there is something for it to do.
+func loadGate(want *agent.ExecGate, refused func(*agent.Decision, string)) (container.Gate, error) {
+	policy, err := execgate.FromRequest(want)
+	if err != nil {
+		return nil, err
+	}
+	if !policy.Needed() {
+		return nil, fmt.Errorf("an exec gate without rules: %w", errdefs.ErrInvalidArgument)
+	}
+	return execgate.Load(policy, func(d *agent.Decision, why execgate.Reason) {
+		if execgate.Refused(d) {
+			refused(d, why.Line(d.GetPath()))
+		}
+	})
 }
 
 func start() error {

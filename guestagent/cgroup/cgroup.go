@@ -51,7 +51,8 @@ func ForContainer(id string) Group { return Group{path: containers + "/" + id} }
 // specification names it.
 func (g Group) Path() string { return g.path }
 
-func (g Group) dir() string { return filepath.Join(Root, g.path) }
+// Dir is the group's folder.
+func (g Group) Dir() string { return filepath.Join(Root, g.path) }
 
 // Setup makes the agent's group and the containers' parent, with every
 // controller that the kernel has, and moves the agent into its own.
@@ -103,7 +104,7 @@ func LimitsSwap() bool {
 
 // KillAll kills every process of the group and of those within it.
 func (g Group) KillAll() error {
-	err := write(filepath.Join(g.dir(), "cgroup.kill"), "1")
+	err := write(filepath.Join(g.Dir(), "cgroup.kill"), "1")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -159,7 +160,7 @@ func (g Group) contains(pid int) bool {
 }
 
 // Processes returns the processes of the group and of those within it.
-func (g Group) Processes() ([]int, error) { return processes(g.dir(), nil, 0) }
+func (g Group) Processes() ([]int, error) { return processes(g.Dir(), nil, 0) }
 
 func processes(dir string, pids []int, depth int) ([]int, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
@@ -201,7 +202,7 @@ const frozenPoll = 5 * time.Millisecond
 // stops them one by one after it was asked to.
 func (g Group) Frozen(ctx context.Context) error {
 	for {
-		raw, err := os.ReadFile(filepath.Join(g.dir(), "cgroup.events"))
+		raw, err := os.ReadFile(filepath.Join(g.Dir(), "cgroup.events"))
 		if err != nil {
 			return err
 		}
@@ -219,7 +220,7 @@ func (g Group) Frozen(ctx context.Context) error {
 // OOMKilled reports whether the kernel has killed a process of the group for
 // its memory.
 func (g Group) OOMKilled() bool {
-	raw, err := os.ReadFile(filepath.Join(g.dir(), "memory.events"))
+	raw, err := os.ReadFile(filepath.Join(g.Dir(), "memory.events"))
 	return err == nil && counter(raw, "oom_kill") > 0
 }
 

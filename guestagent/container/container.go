@@ -45,9 +45,13 @@ type Container struct {
 	// op is held while crun changes the container, and shared by execs.
 	op sync.RWMutex
 
+	notes notes
+
 	mu    sync.Mutex
 	state state
-	init  *process
+	// gate is set before anything of the container runs.
+	gate Gate
+	init *process
 	// execs are those that were not waited for yet; nil is one being started.
 	execs map[string]*process
 	// carrying are the processes whose streams are open: a descendant may write
@@ -306,6 +310,8 @@ func (c *Container) adopt(p *process, onExit func()) {
 	c.mu.Unlock()
 	go func() {
 		p.watch(func() bool {
+			// Why it ended may be among what was refused to it.
+			c.theGate().Settle()
 			onExit()
 			return c.group.OOMKilled()
 		})
@@ -360,5 +366,11 @@ func (c *Container) delete(ctx context.Context) error {
 			p.io.Close()
 		}
 	}
-	return os.RemoveAll(c.bundle)
+	return errors.Join(c.theGate().Close(), os.RemoveAll(c.bundle))
+}
+
+func (c *Container) theGate() Gate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gate
 }

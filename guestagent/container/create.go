@@ -60,6 +60,15 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 		return 0, fmt.Errorf("write the bundle: %w", err)
 	}
 
+	gate, err := c.loadGate(req.GetExec())
+	if err != nil {
+		return 0, err
+	}
+	undo = append(undo, func() { _ = gate.Close() })
+	c.mu.Lock()
+	c.gate = gate
+	c.mu.Unlock()
+
 	io, err := stdio.Open(ctx, c.cfg.Streams, req.GetStdio(), int(spec.Process.User.UID), int(spec.Process.User.GID))
 	if err != nil {
 		return 0, err
@@ -84,6 +93,13 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 	}
 	child := expect.Claim(pid)
 	if err := l.carry(ctx); err != nil {
+		return 0, err
+	}
+	// Now the container's mounts are there, and none of its programs has run.
+	if err := gate.Arm(c.group.Dir(), pid); err != nil {
+		return 0, err
+	}
+	if err := gate.Check(spec.Process.Args, spec.Process.Env, spec.Process.Cwd); err != nil {
 		return 0, err
 	}
 	p := newProcess(child, io)
@@ -140,6 +156,9 @@ func (c *Container) Exec(ctx context.Context, req *agent.ExecRequest) (pid int, 
 	defer c.op.RUnlock()
 	// A frozen group would freeze crun in it.
 	if err := c.require(running); err != nil {
+		return 0, err
+	}
+	if err := c.theGate().Check(spec.Args, spec.Env, spec.Cwd); err != nil {
 		return 0, err
 	}
 	expect := c.cfg.Reaper.Expect()

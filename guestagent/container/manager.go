@@ -67,6 +67,8 @@ type Config struct {
 	Share string
 	// NetworkNamespace is the path of the sandbox's.
 	NetworkNamespace string
+	// LoadGate makes a container's exec gate; nil where there can be none.
+	LoadGate LoadGate
 }
 
 // Manager is the table of containers.

@@ -12,6 +12,8 @@ type compiled struct {
 	label gateLabel
 	set   *gateArgset
 	words map[uint64]uint64
+	// bits is how many of the set's are used.
+	bits int
 }
 
 // hash is the FNV-1a that the programs compute byte by byte.
@@ -24,7 +26,6 @@ func hash(word string) uint64 {
 }
 
 var plainBits = map[Action]gateLabelBit{
-	Allow:    gateLabelBitLABEL_ALLOW,
 	Deny:     gateLabelBitLABEL_DENY,
 	Hide:     gateLabelBitLABEL_HIDE,
 	Ask:      gateLabelBitLABEL_ASK,
@@ -32,57 +33,95 @@ var plainBits = map[Action]gateLabelBit{
 }
 
 var argDecisions = map[Action]gateDecision{
-	Allow: gateDecisionDECISION_ALLOW,
-	Deny:  gateDecisionDECISION_DENY,
+	InList: gateDecisionDECISION_ALLOW,
+	Deny:   gateDecisionDECISION_DENY,
 	// Its name is known by then.
-	Hide: gateDecisionDECISION_DENY,
-	Ask:  gateDecisionDECISION_ASK,
+	Hide:     gateDecisionDECISION_DENY,
+	Ask:      gateDecisionDECISION_ASK,
+	ReadOnly: gateDecisionDECISION_READONLY,
 }
 
-// compile makes one label of all the rules about a file. Rules are told of by
-// their number from 1 on.
-func compile(p *Policy, numbers []int, id uint32) (compiled, error) {
+// compile makes one label of all the rules about a file. The kernel tells of
+// rules by their number from 1 on.
+func compile(p *Policy, numbers []int, trusted bool, id uint32) (compiled, error) {
 	// The strictest counts, and is the one that is told of.
 	numbers = slices.Clone(numbers)
 	slices.SortStableFunc(numbers, func(a, b int) int { return cmp.Compare(p.Rules[a].Action, p.Rules[b].Action) })
-	c := compiled{label: gateLabel{Id: id}, words: make(map[uint64]uint64)}
-	bits := gateLabelBit(0)
-	next := 0
+	c := compiled{label: gateLabel{Id: id}}
+	if trusted {
+		// The engine's own program, which nobody lists.
+		c.add(gateLabelBitLABEL_TRUSTED | gateLabelBitLABEL_KEPT)
+		c.label.Lists = ^uint32(0)
+	}
 	for _, n := range numbers {
 		r := &p.Rules[n]
-		if len(r.Args) == 0 {
-			bits |= plainBits[r.Action]
-			if c.label.Rule == 0 {
-				c.label.Rule = uint32(n) + 1
+		if len(r.Argv) > 0 {
+			if err := c.arg(r, uint32(n)+1); err != nil {
+				return c, err
 			}
-			continue
+		} else {
+			c.plain(r, uint32(n)+1)
 		}
-		if c.set == nil {
-			c.set = &gateArgset{}
-			c.label.Args = id
-		}
-		if int(c.set.Count) == len(c.set.Rules) {
-			return c, fmt.Errorf("more than %d rules about arguments of one program, the last of them %s", len(c.set.Rules), r.label())
-		}
-		rule := gateArgRule{Action: uint32(argDecisions[r.Action]), Rule: uint32(n) + 1}
-		for _, word := range r.Args {
-			h := hash(word)
-			if c.words[h] == 0 {
-				if next == 64 {
-					return c, fmt.Errorf("more than 64 words in rules about arguments of one program, the last of them %s", r.label())
-				}
-				c.words[h] = 1 << next
-				next++
+		switch {
+		case r.Action == InList:
+			if !p.Lists[r.List].Would {
+				c.add(gateLabelBitLABEL_KEPT)
 			}
-			rule.Need |= c.words[h]
-		}
-		c.set.Rules[c.set.Count] = rule
-		c.set.Count++
-		bits |= gateLabelBitLABEL_ARGS
-		if r.Action == Allow {
-			bits |= gateLabelBitLABEL_ALLOW_ARGS
+		case r.Would:
+		case r.Action == ReadOnly || len(r.Argv) > 0:
+			c.add(gateLabelBitLABEL_KEPT | gateLabelBitLABEL_GUARDED)
+		default:
+			c.add(gateLabelBitLABEL_KEPT)
 		}
 	}
-	c.label.Bits = uint32(bits)
 	return c, nil
+}
+
+func (c *compiled) add(bits gateLabelBit) { c.label.Bits |= uint32(bits) }
+
+func (c *compiled) plain(r *Rule, number uint32) {
+	switch {
+	case r.Action == InList:
+		c.label.Lists |= 1 << r.List
+	case r.Would:
+		c.label.Would |= uint32(plainBits[r.Action])
+		c.label.WouldRule = cmp.Or(c.label.WouldRule, number)
+	default:
+		c.add(plainBits[r.Action])
+		c.label.Rule = cmp.Or(c.label.Rule, number)
+	}
+}
+
+func (c *compiled) arg(r *Rule, number uint32) error {
+	if c.set == nil {
+		c.set, c.words = &gateArgset{}, make(map[uint64]uint64)
+		c.label.Args = c.label.Id
+		c.add(gateLabelBitLABEL_ARGS)
+	}
+	if int(c.set.Count) == len(c.set.Rules) {
+		return fmt.Errorf("there are more than %d rules about arguments of one program, one of them %s", len(c.set.Rules), r.label())
+	}
+	if c.bits+len(r.Argv) > 64 {
+		return fmt.Errorf("rules about arguments of one program have more than 64 words, among them those of %s", r.label())
+	}
+	rule := gateArgRule{Action: uint32(argDecisions[r.Action]), Rule: number}
+	if r.Would {
+		rule.Would = 1
+	}
+	c.set.First |= 1 << c.bits
+	for _, word := range r.Argv {
+		c.words[hash(word)] |= 1 << c.bits
+		rule.Last = 1 << c.bits
+		c.bits++
+	}
+	if r.Action == InList {
+		rule.Lists = 1 << r.List
+		c.label.ArgLists |= rule.Lists
+	} else if !r.Would {
+		// Told of where the file is read or mapped.
+		c.label.Rule = cmp.Or(c.label.Rule, number)
+	}
+	c.set.Rules[c.set.Count] = rule
+	c.set.Count++
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
+	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,11 +20,14 @@ const scopeLevel = 2
 // until Arm.
 type Gate struct {
 	policy *Policy
+	seen   func(*agent.Decision, Reason)
 	coll   *ebpf.Collection
 	links  []link.Link
 	reader *ringbuf.Reader
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// root is the armed container's.
+	root   *os.File
 	files  files
 	group  uint64
 	armed  bool
@@ -42,7 +46,7 @@ func unneeded(p *Policy) []string {
 	}
 	if !p.has(ReadOnly) {
 		names = append(names, gateProgMakeFile, gateProgRemoveFile, gateProgMakeSymlink, gateProgMakeFolder, gateProgRemoveFolder, gateProgMakeNode)
-		if !p.hasArgs() {
+		if !p.hasArgv() {
 			names = append(names, gateProgExecBegins, gateProgExecCommitted, gateProgTaskBegins)
 		}
 	}
@@ -59,8 +63,9 @@ func unneeded(p *Policy) []string {
 }
 
 // Load puts the programs that p needs into the kernel. The container must not
-// exist yet.
-func Load(p *Policy) (_ *Gate, err error) {
+// exist yet. seen, unless it is nil, is called with each decision and why it
+// was made, and must not wait.
+func Load(p *Policy, seen func(*agent.Decision, Reason)) (_ *Gate, err error) {
 	spec, err := loadGate()
 	if err != nil {
 		return nil, fmt.Errorf("exec gate: %w", err)
@@ -71,7 +76,7 @@ func Load(p *Policy) (_ *Gate, err error) {
 	if err := spec.Variables[gateVarScopeLevel].Set(uint32(scopeLevel)); err != nil {
 		return nil, fmt.Errorf("exec gate: %w", err)
 	}
-	g := &Gate{policy: p, records: newQueue(), reading: make(chan struct{})}
+	g := &Gate{policy: p, seen: seen, records: newQueue(), reading: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.Close())
@@ -96,32 +101,37 @@ func Load(p *Policy) (_ *Gate, err error) {
 	return g, nil
 }
 
-// Target is a container whose mounts exist and whose program has not started.
-type Target struct {
-	// Cgroup is the folder of the container's group.
-	Cgroup string
-	// Root is the container's root, open as a path.
-	Root *os.File
-}
-
 // Arm finds the files that the rules are about and begins to judge what runs in
-// the container's group.
-func (g *Gate) Arm(t Target) error {
+// the container's group, whose folder is given. The container's mounts exist,
+// and its program has not started; pid is the process that will become it.
+func (g *Gate) Arm(cgroup string, pid int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.armed || g.closed {
 		return errors.New("exec gate: it is armed or closed already")
 	}
-	var group, root unix.Stat_t
-	if err := unix.Stat(t.Cgroup, &group); err != nil {
-		return fmt.Errorf("exec gate: examine the container's group %s: %w", t.Cgroup, err)
-	}
-	if err := unix.Fstat(int(t.Root.Fd()), &root); err != nil {
-		return fmt.Errorf("exec gate: examine the container's root: %w", err)
-	}
-	found, err := container{root: int(t.Root.Fd())}.resolve(g.policy)
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("exec gate: %w", err)
+		return fmt.Errorf("exec gate: open the root of process %d: %w", pid, err)
+	}
+	root := os.NewFile(uintptr(fd), "the container's root")
+	if err := g.arm(cgroup, root); err != nil {
+		return errors.Join(fmt.Errorf("exec gate: %w", err), root.Close())
+	}
+	return nil
+}
+
+func (g *Gate) arm(cgroup string, dir *os.File) error {
+	var group, root unix.Stat_t
+	if err := unix.Stat(cgroup, &group); err != nil {
+		return fmt.Errorf("examine the container's group %s: %w", cgroup, err)
+	}
+	if err := unix.Fstat(int(dir.Fd()), &root); err != nil {
+		return fmt.Errorf("examine the container's root: %w", err)
+	}
+	found, err := container{root: int(dir.Fd())}.resolve(g.policy)
+	if err != nil {
+		return err
 	}
 	g.group = group.Ino
 	id := uint32(0)
@@ -129,21 +139,21 @@ func (g *Gate) Arm(t Target) error {
 		id++
 		if err := g.tell(f, id); err != nil {
 			found.Close()
-			return fmt.Errorf("exec gate: %s: %w", f.name, err)
+			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
 	scope := g.scope(&root)
 	if err := g.coll.Maps[gateMapScopes].Put(g.group, &scope); err != nil {
 		found.Close()
-		return fmt.Errorf("exec gate: arm: %w", err)
+		return fmt.Errorf("begin: %w", err)
 	}
-	g.files, g.armed = found, true
+	g.root, g.files, g.armed = dir, found, true
 	return nil
 }
 
 // tell has the kernel know the rules about f.
 func (g *Gate) tell(f *file, id uint32) error {
-	c, err := compile(g.policy, f.rules, id)
+	c, err := compile(g.policy, f.rules, f.trusted, id)
 	if err != nil {
 		return err
 	}
@@ -167,19 +177,25 @@ func (g *Gate) tell(f *file, id uint32) error {
 }
 
 func (g *Gate) scope(root *unix.Stat_t) gateScope {
-	s := gateScope{
-		Mode:    [...]gateMode{Any: gateModeMODE_ANY, Image: gateModeMODE_IMAGE, Allowlist: gateModeMODE_ALLOWLIST}[g.policy.Mode],
-		RootDev: kernelDev(root.Dev),
-	}
-	if t := g.policy.ImageTime; !t.IsZero() {
+	p := g.policy
+	s := gateScope{RootDev: kernelDev(root.Dev)}
+	if t := p.ImageTime; !t.IsZero() {
 		s.ImageSec, s.ImageNsec = t.Unix(), uint32(t.Nanosecond())
 	}
+	for i := range p.Lists {
+		if p.Lists[i].Would {
+			s.ListsWould |= 1 << i
+		} else {
+			s.Lists |= 1 << i
+		}
+	}
 	for flag, on := range map[gateScopeFlag]bool{
-		gateScopeFlagSCOPE_AUDIT:          g.policy.Audit,
-		gateScopeFlagSCOPE_USERNS:         g.policy.UserNamespaces,
-		gateScopeFlagSCOPE_MOUNT:          g.policy.Mounts,
-		gateScopeFlagSCOPE_PTRACE:         g.policy.Ptrace,
-		gateScopeFlagSCOPE_RECORD_ALLOWED: g.policy.RecordAllowed,
+		gateScopeFlagSCOPE_IMAGE:          p.Image != nil && !p.Image.Would,
+		gateScopeFlagSCOPE_IMAGE_WOULD:    p.Image != nil && p.Image.Would,
+		gateScopeFlagSCOPE_USERNS:         p.UserNamespaces,
+		gateScopeFlagSCOPE_MOUNT:          p.Mounts,
+		gateScopeFlagSCOPE_PTRACE:         p.Ptrace,
+		gateScopeFlagSCOPE_RECORD_ALLOWED: p.RecordAllowed,
 	} {
 		if on {
 			s.Flags |= uint32(flag)
@@ -209,12 +225,20 @@ func (g *Gate) disarm() error {
 		fd := int32(f.held.Fd())
 		err = errors.Join(err, g.coll.Maps[gateMapLabels].Delete(fd))
 	}
-	g.files.Close()
-	g.files = nil
+	g.forget()
 	if err != nil {
 		return fmt.Errorf("exec gate: disarm: %w", err)
 	}
 	return nil
+}
+
+func (g *Gate) forget() {
+	g.files.Close()
+	g.files = nil
+	if g.root != nil {
+		_ = g.root.Close()
+		g.root = nil
+	}
 }
 
 // Close takes the gate away. Nothing of the container may run any more.
@@ -238,7 +262,7 @@ func (g *Gate) Close() error {
 	if g.coll != nil {
 		g.coll.Close()
 	}
-	g.files.Close()
+	g.forget()
 	g.records.close()
 	return errors.Join(errs...)
 }

@@ -20,13 +20,16 @@ type gateArgBuffer struct {
 
 type gateArgRule struct {
 	_      structs.HostLayout
-	Need   uint64
+	Last   uint64
 	Action uint32
 	Rule   uint32
+	Lists  uint32
+	Would  uint32
 }
 
 type gateArgset struct {
 	_     structs.HostLayout
+	First uint64
 	Count uint32
 	Pad   uint32
 	Rules [16]gateArgRule
@@ -35,11 +38,12 @@ type gateArgset struct {
 type gateDecision uint32
 
 const (
-	gateDecisionDECISION_ALLOW gateDecision = 0
-	gateDecisionDECISION_DENY  gateDecision = 1
-	gateDecisionDECISION_HIDE  gateDecision = 2
-	gateDecisionDECISION_ASK   gateDecision = 3
-	gateDecisionDECISION_KILL  gateDecision = 4
+	gateDecisionDECISION_ALLOW    gateDecision = 0
+	gateDecisionDECISION_DENY     gateDecision = 1
+	gateDecisionDECISION_HIDE     gateDecision = 2
+	gateDecisionDECISION_ASK      gateDecision = 3
+	gateDecisionDECISION_KILL     gateDecision = 4
+	gateDecisionDECISION_READONLY gateDecision = 5
 )
 
 type gateEvent struct {
@@ -80,61 +84,63 @@ const (
 )
 
 type gateLabel struct {
-	_     structs.HostLayout
-	Scope uint64
-	Bits  uint32
-	Rule  uint32
-	Args  uint32
-	Id    uint32
+	_         structs.HostLayout
+	Scope     uint64
+	Bits      uint32
+	Would     uint32
+	Rule      uint32
+	WouldRule uint32
+	Lists     uint32
+	ArgLists  uint32
+	Args      uint32
+	Id        uint32
 }
 
 type gateLabelBit uint32
 
 const (
-	gateLabelBitLABEL_ALLOW      gateLabelBit = 1
-	gateLabelBitLABEL_DENY       gateLabelBit = 2
-	gateLabelBitLABEL_HIDE       gateLabelBit = 4
-	gateLabelBitLABEL_ASK        gateLabelBit = 8
-	gateLabelBitLABEL_READONLY   gateLabelBit = 16
-	gateLabelBitLABEL_ARGS       gateLabelBit = 32
-	gateLabelBitLABEL_ALLOW_ARGS gateLabelBit = 64
-)
-
-type gateMode uint32
-
-const (
-	gateModeMODE_ANY       gateMode = 0
-	gateModeMODE_IMAGE     gateMode = 1
-	gateModeMODE_ALLOWLIST gateMode = 2
+	gateLabelBitLABEL_DENY     gateLabelBit = 1
+	gateLabelBitLABEL_HIDE     gateLabelBit = 2
+	gateLabelBitLABEL_ASK      gateLabelBit = 4
+	gateLabelBitLABEL_READONLY gateLabelBit = 8
+	gateLabelBitLABEL_ARGS     gateLabelBit = 16
+	gateLabelBitLABEL_TRUSTED  gateLabelBit = 32
+	gateLabelBitLABEL_GUARDED  gateLabelBit = 64
+	gateLabelBitLABEL_KEPT     gateLabelBit = 128
 )
 
 type gateScope struct {
-	_         structs.HostLayout
-	Flags     uint32
-	Mode      gateMode
-	RootDev   uint32
-	ImageNsec uint32
-	ImageSec  int64
+	_          structs.HostLayout
+	Flags      uint32
+	Lists      uint32
+	ListsWould uint32
+	RootDev    uint32
+	ImageSec   int64
+	ImageNsec  uint32
+	Pad        uint32
 }
 
 type gateScopeFlag uint32
 
 const (
-	gateScopeFlagSCOPE_AUDIT          gateScopeFlag = 1
-	gateScopeFlagSCOPE_USERNS         gateScopeFlag = 2
-	gateScopeFlagSCOPE_MOUNT          gateScopeFlag = 4
-	gateScopeFlagSCOPE_PTRACE         gateScopeFlag = 8
-	gateScopeFlagSCOPE_RECORD_ALLOWED gateScopeFlag = 16
+	gateScopeFlagSCOPE_IMAGE          gateScopeFlag = 1
+	gateScopeFlagSCOPE_IMAGE_WOULD    gateScopeFlag = 2
+	gateScopeFlagSCOPE_USERNS         gateScopeFlag = 4
+	gateScopeFlagSCOPE_MOUNT          gateScopeFlag = 8
+	gateScopeFlagSCOPE_PTRACE         gateScopeFlag = 16
+	gateScopeFlagSCOPE_RECORD_ALLOWED gateScopeFlag = 32
 )
 
 type gateTaskState struct {
 	_         structs.HostLayout
 	Flags     uint32
+	Rule      uint32
 	Self      uint32
 	NextFlags uint32
+	NextRule  uint32
 	NextSelf  uint32
 	NextArgs  uint32
-	NextBits  uint32
+	NextLists uint32
 }
 
 type gateWord struct {

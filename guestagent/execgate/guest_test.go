@@ -20,8 +20,8 @@ func TestGuestLoad(t *testing.T) {
 	if !inguest.Inside() {
 		t.Skip("TestInVM runs it")
 	}
-	p := &Policy{Mode: Image, Rules: []Rule{{Action: Hide, Path: "/x"}, {Action: ReadOnly, Path: "/y"}, {Action: Deny, Path: "/z", Args: []string{"a"}}}}
-	g, err := Load(p)
+	p := &Policy{Image: &Reason{}, Rules: []Rule{{Action: Hide, Path: "/x"}, {Action: ReadOnly, Path: "/y"}, {Action: Deny, Path: "/z", Argv: []string{"a"}}}}
+	g, err := Load(p, nil)
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}

@@ -14,24 +14,13 @@ import (
 // Limits of a policy.
 const (
 	maxRules    = 4096
+	maxLists    = 16
+	maxTrusted  = 64
 	maxArgs     = 32
 	maxArg      = 1024
 	maxPath     = 4096
 	maxText     = 1024
 	digestBytes = 32
-)
-
-// Mode says which programs may run that no rule is about.
-type Mode uint8
-
-// The modes.
-const (
-	// Any: all of them.
-	Any Mode = iota
-	// Image: those that came with the image.
-	Image
-	// Allowlist: none.
-	Allowlist
 )
 
 // Action is what a rule does.
@@ -42,31 +31,46 @@ const (
 	Hide Action = iota
 	Deny
 	Ask
+	// ReadOnly: it runs, and neither it nor what it starts changes a file.
 	ReadOnly
-	Allow
+	// InList: it is in a closed list.
+	InList
 )
+
+// Reason is why something is forbidden.
+type Reason struct {
+	// Rule and Origin name it; Why and Instead are for people.
+	Rule, Origin, Why, Instead string
+	// Would: it is recorded and not enforced.
+	Would bool
+}
 
 // Rule is about the files at one path.
 type Rule struct {
 	Action Action
 	// Path is absolute, in the container, with patterns.
 	Path string
-	// Args: the rule holds when each of these is an argument.
-	Args []string
+	// Argv: the rule holds when the arguments contain these in this order.
+	Argv []string
 	// SHA256, unless it is nil, is the content that the rule is about.
 	SHA256 []byte
-	// Name, Origin and Instead are for people and records.
-	Name, Origin, Instead string
+	// List is the number of the list, of InList.
+	List int
+	Reason
 }
 
 // Policy is what a container is held to.
 type Policy struct {
-	Mode  Mode
-	Audit bool
-	Rules []Rule
+	// Image, unless it is nil, is why code comes from the image alone.
+	Image *Reason
 	// ImageTime is when files of the root file system began not to be the
-	// image's; the zero time if that is not known.
+	// image's.
 	ImageTime time.Time
+	// Trusted are files that count as the image's.
+	Trusted []string
+	// Lists are the closed lists.
+	Lists []Reason
+	Rules []Rule
 	// UserNamespaces, Mounts and Ptrace are what the container may do although
 	// it has a gate.
 	UserNamespaces, Mounts, Ptrace bool
@@ -85,43 +89,75 @@ func FromRequest(in *agent.ExecGate) (*Policy, error) {
 		return nil, nil
 	}
 	p := &Policy{
-		Audit:          in.GetAudit(),
+		Trusted:        in.GetTrusted(),
 		UserNamespaces: in.GetUserNamespaces(),
 		Mounts:         in.GetMounts(),
 		Ptrace:         in.GetPtrace(),
 		RecordAllowed:  in.GetRecordAllowed(),
 	}
-	switch in.GetMode() {
-	case agent.ExecGate_MODE_ANY:
-		p.Mode = Any
-	case agent.ExecGate_MODE_IMAGE:
-		p.Mode = Image
-	case agent.ExecGate_MODE_ALLOWLIST:
-		p.Mode = Allowlist
-	default:
-		return nil, invalid("mode %d is not known", in.GetMode())
-	}
-	if t := in.GetImageTime(); t > 0 {
-		p.ImageTime = time.Unix(0, t)
-	}
-	if p.Mode != Any && p.ImageTime.IsZero() {
-		return nil, invalid("the mode needs to know which files came with the image, and the host cannot tell")
+	if in.GetImage() != nil {
+		if in.GetImageTime() <= 0 {
+			return nil, invalid("the host does not say which files came with the image")
+		}
+		r, err := reason(in.GetImage())
+		if err != nil {
+			return nil, err
+		}
+		p.Image, p.ImageTime = &r, time.Unix(0, in.GetImageTime())
 	}
 	if n := len(in.GetRules()); n > maxRules {
 		return nil, invalid("%d rules are over %d", n, maxRules)
 	}
-	for i, r := range in.GetRules() {
-		rule, err := ruleFromRequest(r)
+	if n := len(in.GetLists()); n > maxLists {
+		return nil, invalid("%d lists are over %d", n, maxLists)
+	}
+	if n := len(in.GetTrusted()); n > maxTrusted {
+		return nil, invalid("%d trusted files are over %d", n, maxTrusted)
+	}
+	for _, name := range in.GetTrusted() {
+		if err := checkPath(name); err != nil {
+			return nil, err
+		}
+	}
+	for _, l := range in.GetLists() {
+		r, err := reason(l)
 		if err != nil {
-			return nil, fmt.Errorf("rule %d, %.80q: %w", i, r.GetName(), err)
+			return nil, err
+		}
+		p.Lists = append(p.Lists, r)
+	}
+	for _, r := range in.GetRules() {
+		rule, err := ruleFromRequest(r)
+		if err == nil && rule.Action == InList && rule.List >= len(p.Lists) {
+			err = invalid("there is no list %d", rule.List)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("rule %.80q: %w", r.GetReason().GetRule(), err)
 		}
 		p.Rules = append(p.Rules, rule)
 	}
 	return p, nil
 }
 
+func reason(in *agent.ExecReason) (Reason, error) {
+	r := Reason{Rule: in.GetRule(), Origin: in.GetOrigin(), Why: in.GetWhy(), Instead: in.GetInstead(), Would: in.GetWould()}
+	for _, s := range []string{r.Rule, r.Origin, r.Why, r.Instead} {
+		if len(s) > maxText {
+			return r, invalid("a text is over %d bytes", maxText)
+		}
+	}
+	return r, nil
+}
+
+func checkPath(name string) error {
+	if len(name) > maxPath || !path.IsAbs(name) || strings.ContainsRune(name, 0) {
+		return invalid("path %.80q is not absolute, or too long", name)
+	}
+	return nil
+}
+
 var actions = map[agent.ExecRule_Action]Action{
-	agent.ExecRule_ACTION_ALLOW:    Allow,
+	agent.ExecRule_ACTION_LIST:     InList,
 	agent.ExecRule_ACTION_DENY:     Deny,
 	agent.ExecRule_ACTION_HIDE:     Hide,
 	agent.ExecRule_ACTION_ASK:      Ask,
@@ -129,25 +165,23 @@ var actions = map[agent.ExecRule_Action]Action{
 }
 
 func ruleFromRequest(in *agent.ExecRule) (Rule, error) {
-	r := Rule{
-		Path: in.GetPath(), Args: in.GetArgs(),
-		Name: in.GetName(), Origin: in.GetOrigin(), Instead: in.GetInstead(),
+	why, err := reason(in.GetReason())
+	if err != nil {
+		return Rule{}, err
 	}
+	r := Rule{Path: in.GetPath(), Argv: in.GetArgv(), List: int(in.GetList()), Reason: why}
 	action, known := actions[in.GetAction()]
 	if !known {
 		return r, invalid("action %d is not known", in.GetAction())
 	}
 	r.Action = action
-	if len(r.Path) > maxPath || !path.IsAbs(r.Path) || strings.ContainsRune(r.Path, 0) {
-		return r, invalid("path %.80q is not absolute, or too long", r.Path)
+	if err := checkPath(r.Path); err != nil {
+		return r, err
 	}
-	if _, err := path.Match(r.Path, "/"); err != nil {
-		return r, invalid("path %.80q is not a pattern", r.Path)
+	if len(r.Argv) > maxArgs {
+		return r, invalid("more than %d arguments", maxArgs)
 	}
-	if len(r.Args) > maxArgs || (len(r.Args) > 0 && action == ReadOnly) {
-		return r, invalid("more than %d arguments, or arguments for a read-only tool", maxArgs)
-	}
-	for _, a := range r.Args {
+	for _, a := range r.Argv {
 		if len(a) > maxArg || strings.ContainsRune(a, 0) {
 			return r, invalid("argument %.80q is too long or has a zero byte", a)
 		}
@@ -159,16 +193,13 @@ func ruleFromRequest(in *agent.ExecRule) (Rule, error) {
 		}
 		r.SHA256 = sum
 	}
-	if len(r.Name) > maxText || len(r.Origin) > maxText || len(r.Instead) > maxText {
-		return r, invalid("a text is over %d bytes", maxText)
-	}
 	return r, nil
 }
 
 // Needed reports whether there is anything for a gate to do. A container that
 // nothing restricts pays for nothing.
 func (p *Policy) Needed() bool {
-	return p != nil && (p.Mode != Any || len(p.Rules) > 0 || p.RecordAllowed)
+	return p != nil && (p.Image != nil || len(p.Lists) > 0 || len(p.Rules) > 0 || p.RecordAllowed)
 }
 
 func (p *Policy) has(a Action) bool {
@@ -180,9 +211,9 @@ func (p *Policy) has(a Action) bool {
 	return false
 }
 
-func (p *Policy) hasArgs() bool {
+func (p *Policy) hasArgv() bool {
 	for i := range p.Rules {
-		if len(p.Rules[i].Args) > 0 {
+		if len(p.Rules[i].Argv) > 0 {
 			return true
 		}
 	}

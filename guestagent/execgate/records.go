@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
+	"github.com/containerd/log"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 )
 
@@ -21,6 +22,9 @@ const (
 	maxReply = 256
 	// maxString bounds a string that the container chose.
 	maxString = 256
+
+	settleTries = 50
+	settlePause = 2 * time.Millisecond
 )
 
 var kinds = map[gateKind]string{
@@ -35,9 +39,6 @@ var decisions = map[gateDecision]string{
 	gateDecisionDECISION_ASK: "ask", gateDecisionDECISION_KILL: "kill",
 }
 
-// builtin are the names of what no rule of the policy forbids.
-const builtin = "the gate itself"
-
 // read takes decisions out of the kernel's buffer until that is closed.
 func (g *Gate) read() {
 	defer close(g.reading)
@@ -47,22 +48,37 @@ func (g *Gate) read() {
 			return
 		}
 		if err != nil {
+			log.L.WithError(err).Error("exec gate: decisions are not told any more")
 			g.records.lose(1)
-			continue
+			return
 		}
-		d, err := g.decode(r.RawSample)
+		d, why, err := g.decode(r.RawSample)
 		if err != nil {
 			g.records.lose(1)
 			continue
 		}
 		g.records.put(d)
+		if g.seen != nil && d.GetKind() != "" {
+			g.seen(d, why)
+		}
 	}
 }
 
-func (g *Gate) decode(raw []byte) (*agent.Decision, error) {
+// Settle returns when what was decided until now has been taken out of the
+// kernel's buffer, or soon, so that messages come before what follows them.
+func (g *Gate) Settle() {
+	for range settleTries {
+		if g.reader.AvailableBytes() == 0 {
+			break
+		}
+		time.Sleep(settlePause)
+	}
+}
+
+func (g *Gate) decode(raw []byte) (*agent.Decision, Reason, error) {
 	var e gateEvent
 	if err := binary.Read(bytes.NewReader(raw), binary.LittleEndian, &e); err != nil {
-		return nil, fmt.Errorf("a decision of %d bytes: %w", len(raw), err)
+		return nil, Reason{}, fmt.Errorf("a decision of %d bytes: %w", len(raw), err)
 	}
 	d := &agent.Decision{
 		Kind: kinds[e.Kind], Decision: decisions[e.Decision], Would: e.Would != 0,
@@ -75,28 +91,27 @@ func (g *Gate) decode(raw []byte) (*agent.Decision, error) {
 		d.Decision = decisions[gateDecisionDECISION_KILL]
 	}
 	d.Argv = argv(e.Argv[:min(int(e.ArgvLen), len(e.Argv))], int(e.Argc))
-	d.Rule, d.Origin = g.because(&e)
-	return d, nil
+	r := g.because(&e)
+	d.Rule, d.Origin = r.Rule, r.Origin
+	return d, r, nil
 }
 
 // because returns which rule made the kernel decide.
-func (g *Gate) because(e *gateEvent) (name, origin string) {
-	if n := int(e.Rule); n > 0 && n <= len(g.policy.Rules) {
-		r := &g.policy.Rules[n-1]
-		return r.Name, r.Origin
+func (g *Gate) because(e *gateEvent) Reason {
+	p := g.policy
+	const (
+		image = 0x10000000
+		list  = 0x20000000
+	)
+	switch n := int(e.Rule); {
+	case n > 0 && n <= len(p.Rules):
+		return p.Rules[n-1].Reason
+	case n == image && p.Image != nil:
+		return *p.Image
+	case n >= list && n-list < len(p.Lists):
+		return p.Lists[n-list]
 	}
-	switch e.Kind {
-	case gateKindKIND_EXEC, gateKindKIND_MAP, gateKindKIND_ARGS:
-		return "exec.mode " + g.policy.Mode.String(), ""
-	case gateKindKIND_READONLY:
-		return "readonly-tools", ""
-	}
-	return builtin, ""
-}
-
-// String implements fmt.Stringer.
-func (m Mode) String() string {
-	return [...]string{Any: "any", Image: "image", Allowlist: "allowlist"}[m]
+	return Reason{Rule: "exec gate: " + kinds[e.Kind]}
 }
 
 // text is what stands before the first zero byte.
@@ -161,15 +176,12 @@ type queue struct {
 	closed  bool
 	// some has an element while there is something to take.
 	some chan struct{}
-	// seen is called with each.
-	seen func(*agent.Decision)
 }
 
 func newQueue() *queue { return &queue{some: make(chan struct{}, 1)} }
 
 func (q *queue) put(d *agent.Decision) {
 	q.mu.Lock()
-	seen := q.seen
 	if len(q.list) < maxQueued {
 		q.list = append(q.list, d)
 	} else {
@@ -177,9 +189,6 @@ func (q *queue) put(d *agent.Decision) {
 	}
 	q.wake()
 	q.mu.Unlock()
-	if seen != nil {
-		seen(d)
-	}
 }
 
 func (q *queue) lose(n uint64) {

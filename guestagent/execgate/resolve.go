@@ -35,6 +35,8 @@ type file struct {
 	name string
 	// rules are the numbers of those about it, in order.
 	rules []int
+	// trusted: it counts as the image's.
+	trusted bool
 }
 
 // files are those that the rules of a policy are about.
@@ -88,62 +90,86 @@ func (c container) resolve(p *Policy) (_ files, err error) {
 			}
 		}
 	}
+	for _, name := range p.Trusted {
+		if err := c.trust(found, name); err != nil {
+			return nil, err
+		}
+	}
 	return found, nil
 }
 
 // label is how a rule is called.
 func (r *Rule) label() string {
-	if r.Name == "" {
+	if r.Reason.Rule == "" {
 		return fmt.Sprintf("%q", r.Path)
 	}
-	return fmt.Sprintf("%q", r.Name)
+	return fmt.Sprintf("%q", r.Reason.Rule)
 }
 
-func (c container) add(found files, number int, r *Rule, name string) (err error) {
+func (c container) add(found files, number int, r *Rule, name string) error {
+	one, err := c.find(found, name, r.SHA256)
+	if err != nil {
+		return err
+	}
+	if one != nil && !slices.Contains(one.rules, number) {
+		one.rules = append(one.rules, number)
+	}
+	return nil
+}
+
+func (c container) trust(found files, name string) error {
+	one, err := c.find(found, name, nil)
+	if err != nil {
+		return fmt.Errorf("trusted file: %w", err)
+	}
+	if one != nil {
+		one.trusted = true
+	}
+	return nil
+}
+
+// find returns the file at name, or nil if there is none, or none with this
+// content. What is not there cannot be the program that a rule is about.
+func (c container) find(found files, name string, sum []byte) (*file, error) {
 	held, err := c.open(name, unix.O_PATH)
 	if err != nil {
 		if missing(err) {
-			return nil
+			return nil, nil
 		}
-		return err
+		return nil, err
 	}
+	kept := false
 	defer func() {
-		if held != nil {
+		if !kept {
 			_ = held.Close()
 		}
 	}()
 	var st unix.Stat_t
 	if err := unix.Fstat(int(held.Fd()), &st); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil
+		return nil, nil
 	}
-	if r.SHA256 != nil {
-		is, err := hasDigest(held, r.SHA256)
+	if sum != nil {
+		is, err := hasDigest(held, sum)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		switch {
-		case !is && r.Action == Allow:
-			return fmt.Errorf("%s is not the file with SHA-256 %x that is allowed", name, r.SHA256)
-		case !is:
-			return nil
+		if !is {
+			return nil, nil
 		}
 	}
 	k := key{dev: st.Dev, ino: st.Ino}
 	one := found[k]
 	if one == nil {
 		if len(found) >= maxFiles {
-			return fmt.Errorf("the rules are about more than %d files", maxFiles)
+			return nil, fmt.Errorf("the rules are about more than %d files", maxFiles)
 		}
-		one = &file{held: held, name: name}
-		found[k], held = one, nil
+		one, kept = &file{held: held, name: name}, true
+		found[k] = one
 	}
-	if !slices.Contains(one.rules, number) {
-		one.rules = append(one.rules, number)
-	}
-	return nil
+	return one, nil
 }
 
 func hasDigest(held *os.File, sum []byte) (bool, error) {

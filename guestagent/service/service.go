@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/ttrpc"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/guestagent/container"
+	"github.com/nanoclaw/nanoclaw/guestagent/execgate"
 	"github.com/nanoclaw/nanoclaw/guestagent/runtime"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -71,7 +72,8 @@ func (s *Service) Interceptor(ctx context.Context, unmarshal ttrpc.Unmarshaler, 
 }
 
 func toStatus(err error) error {
-	if said := new(runtime.Error); errors.As(err, &said) {
+	said, refused := new(runtime.Error), new(execgate.Refusal)
+	if errors.As(err, &said) || errors.As(err, &refused) {
 		return status.Error(agent.RuntimeStatus, err.Error())
 	}
 	return errgrpc.ToGRPC(err)
@@ -254,6 +256,19 @@ func (s *Service) Network(ctx context.Context, req *agent.NetworkRequest) (*agen
 		return nil, err
 	}
 	return &agent.NetworkResponse{}, nil
+}
+
+// Decisions implements the protocol.
+func (s *Service) Decisions(ctx context.Context, req *agent.DecisionsRequest) (*agent.DecisionsResponse, error) {
+	c, err := s.containers.Get(req.GetContainer())
+	if err != nil {
+		return nil, err
+	}
+	list, lost, err := c.Decisions(ctx, req.GetNoWait())
+	if err != nil {
+		return nil, err
+	}
+	return &agent.DecisionsResponse{Decisions: list, Lost: lost}, nil
 }
 
 // Delete implements the protocol.

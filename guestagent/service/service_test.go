@@ -72,6 +72,7 @@ func TestUnknownContainerIsNotFound(t *testing.T) {
 		"Resume":    func() error { _, err := c.Resume(ctx, &agent.ResumeRequest{Container: "x"}); return err },
 		"Update":    func() error { _, err := c.Update(ctx, &agent.UpdateRequest{Container: "x"}); return err },
 		"Stats":     func() error { _, err := c.Stats(ctx, &agent.StatsRequest{Container: "x"}); return err },
+		"Decisions": func() error { _, err := c.Decisions(ctx, &agent.DecisionsRequest{Container: "x"}); return err },
 		"Delete":    func() error { _, err := c.Delete(ctx, &agent.DeleteRequest{Container: "x"}); return err },
 	} {
 		if err := errgrpc.ToNative(call()); !errdefs.IsNotFound(err) {

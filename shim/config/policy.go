@@ -17,7 +17,7 @@ const DefaultPolicy = "/etc/nanoclaw/policy.yaml"
 // Enforced is what this version's shim and guest enforce besides mounts and
 // limits. A container whose policy needs more is refused. Each part that
 // enforces something adds its capability here, and nowhere else.
-var Enforced annotations.Enforced
+var Enforced = annotations.Enforced{annotations.CapExec, annotations.CapReadonlyTools}
 
 // LoadPolicy reads the host's policy file. Where there is none at the default
 // place the result is nil, which is the baseline; one that the configuration

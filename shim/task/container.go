@@ -43,6 +43,8 @@ type container struct {
 	audit      *recording
 	// command is what init runs, for the record.
 	command *specs.Process
+	// gated: the guest judges the container's programs.
+	gated bool
 	// unmountRootfs undoes what the shim itself mounted (none under Docker).
 	unmountRootfs func() error
 	began         time.Time
@@ -99,6 +101,12 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	}
 	undo.Add("unmount the root file system", c.unmountRootfs)
 
+	gate, err := execGate(c.policy, spec, root)
+	if err != nil {
+		return nil, err
+	}
+	c.gated = gate != nil
+
 	hv, err := s.hypervisor(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -125,17 +133,20 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		return nil, err
 	}
 	undo.Add("close the container's streams", func() error { streams.Close(); return nil })
-	if err := c.createInGuest(ctx, guestSpec, streams); err != nil {
+	if err := c.createInGuest(ctx, guestSpec, gate, streams); err != nil {
 		return nil, err
 	}
 	c.init.setStreams(streams)
 	stop := c.sandbox.Kill
 	c.audit.stop.Store(&stop)
+	if c.gated {
+		go c.follow(s.ctx)
+	}
 	undo.Release()
 	return c, nil
 }
 
-func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams *stdio.Set) error {
+func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *agent.ExecGate, streams *stdio.Set) error {
 	document, err := json.Marshal(spec)
 	if err != nil {
 		return err
@@ -154,6 +165,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams
 		HostTime:  time.Now().UnixNano(),
 		Entropy:   entropy,
 		Sandbox:   c.id,
+		Exec:      gate,
 	})
 	return err
 }
@@ -372,6 +384,7 @@ func (s *Service) watch(c *container) {
 // tearDown ends the VM after its container.
 func (s *Service) tearDown(c *container) {
 	defer close(c.torn)
+	c.followEnd(s.ctx)
 	calls := c.sandbox.Agent().Calls()
 	if err := errors.Join(c.sandbox.Close(s.ctx), c.unmountRootfs()); err != nil {
 		log.G(s.ctx).WithError(err).WithField("container", c.id).Error("something of the sandbox is left")

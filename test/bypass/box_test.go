@@ -103,7 +103,7 @@ func (b *box) run(name string, gate *execgate.Gate) (_ string, err error) {
 		return "", err
 	}
 	if gate != nil {
-		if err := arm(gate, b.group, cmd.Process.Pid); err != nil {
+		if err := gate.Arm(b.group, cmd.Process.Pid); err != nil {
 			cancel()
 			return "", err
 		}
@@ -114,16 +114,6 @@ func (b *box) run(name string, gate *execgate.Gate) (_ string, err error) {
 	}
 	_ = cmd.Wait()
 	return out.String(), nil
-}
-
-func arm(gate *execgate.Gate, group string, pid int) error {
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	root := os.NewFile(uintptr(fd), "root")
-	defer func() { _ = root.Close() }()
-	return gate.Arm(execgate.Target{Cgroup: group, Root: root})
 }
 
 // becomeBox is the child's side of run: it makes the container around itself

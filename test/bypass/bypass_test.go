@@ -52,11 +52,11 @@ func TestInVM(t *testing.T) {
 
 func rules() []execgate.Rule {
 	return []execgate.Rule{
-		{Action: execgate.Deny, Path: attempts.Denied, Name: "denied"},
-		{Action: execgate.Hide, Path: attempts.Hidden, Name: "hidden"},
-		{Action: execgate.Ask, Path: attempts.Asked, Name: "asked"},
-		{Action: execgate.ReadOnly, Path: attempts.Readonly, Name: "readonly"},
-		{Action: execgate.Deny, Path: attempts.Args, Args: []string{attempts.Push}, Name: "args"},
+		{Action: execgate.Deny, Path: attempts.Denied},
+		{Action: execgate.Hide, Path: attempts.Hidden},
+		{Action: execgate.Ask, Path: attempts.Asked},
+		{Action: execgate.ReadOnly, Path: attempts.Readonly},
+		{Action: execgate.Deny, Path: attempts.Args, Argv: []string{attempts.Push}},
 	}
 }
 
@@ -67,10 +67,10 @@ func policyOf(p attempts.Policy) *execgate.Policy {
 	case attempts.Mounts:
 		return &execgate.Policy{Rules: rules(), Mounts: true, UserNamespaces: true}
 	case attempts.FromImage:
-		return &execgate.Policy{Mode: execgate.Image}
+		return &execgate.Policy{Image: &execgate.Reason{}}
 	case attempts.Listed:
-		return &execgate.Policy{Mode: execgate.Allowlist, Rules: []execgate.Rule{
-			{Action: execgate.Allow, Path: attempts.Self}, {Action: execgate.Allow, Path: attempts.Readonly},
+		return &execgate.Policy{Lists: []execgate.Reason{{}}, Rules: []execgate.Rule{
+			{Action: execgate.InList, Path: attempts.Self}, {Action: execgate.InList, Path: attempts.Readonly},
 		}}
 	}
 	panic("no policy " + p)
@@ -103,7 +103,7 @@ func tryAll(t *testing.T, policy attempts.Policy) {
 	// Files are the image's up to now, whenever this is asked.
 	p.ImageTime = time.Now().Add(100 * time.Millisecond)
 	began := time.Now()
-	gate, err := execgate.Load(p)
+	gate, err := execgate.Load(p, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,64 +32,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type ExecGate_Mode int32
-
-const (
-	// What no rule forbids.
-	ExecGate_MODE_ANY ExecGate_Mode = 0
-	// What came with the image and was not changed since, and no rule forbids.
-	ExecGate_MODE_IMAGE ExecGate_Mode = 1
-	// What a rule allows.
-	ExecGate_MODE_ALLOWLIST ExecGate_Mode = 2
-)
-
-// Enum value maps for ExecGate_Mode.
-var (
-	ExecGate_Mode_name = map[int32]string{
-		0: "MODE_ANY",
-		1: "MODE_IMAGE",
-		2: "MODE_ALLOWLIST",
-	}
-	ExecGate_Mode_value = map[string]int32{
-		"MODE_ANY":       0,
-		"MODE_IMAGE":     1,
-		"MODE_ALLOWLIST": 2,
-	}
-)
-
-func (x ExecGate_Mode) Enum() *ExecGate_Mode {
-	p := new(ExecGate_Mode)
-	*p = x
-	return p
-}
-
-func (x ExecGate_Mode) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (ExecGate_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_agent_proto_enumTypes[0].Descriptor()
-}
-
-func (ExecGate_Mode) Type() protoreflect.EnumType {
-	return &file_agent_proto_enumTypes[0]
-}
-
-func (x ExecGate_Mode) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use ExecGate_Mode.Descriptor instead.
-func (ExecGate_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{2, 0}
-}
-
 type ExecRule_Action int32
 
 const (
 	ExecRule_ACTION_UNSPECIFIED ExecRule_Action = 0
-	ExecRule_ACTION_ALLOW       ExecRule_Action = 1
-	ExecRule_ACTION_DENY        ExecRule_Action = 2
+	// It is in one of the lists.
+	ExecRule_ACTION_LIST ExecRule_Action = 1
+	ExecRule_ACTION_DENY ExecRule_Action = 2
 	// As if it were not there.
 	ExecRule_ACTION_HIDE ExecRule_Action = 3
 	// A person decides; there is none, so it is refused.
@@ -102,7 +51,7 @@ const (
 var (
 	ExecRule_Action_name = map[int32]string{
 		0: "ACTION_UNSPECIFIED",
-		1: "ACTION_ALLOW",
+		1: "ACTION_LIST",
 		2: "ACTION_DENY",
 		3: "ACTION_HIDE",
 		4: "ACTION_ASK",
@@ -110,7 +59,7 @@ var (
 	}
 	ExecRule_Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED": 0,
-		"ACTION_ALLOW":       1,
+		"ACTION_LIST":        1,
 		"ACTION_DENY":        2,
 		"ACTION_HIDE":        3,
 		"ACTION_ASK":         4,
@@ -129,11 +78,11 @@ func (x ExecRule_Action) String() string {
 }
 
 func (ExecRule_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_agent_proto_enumTypes[1].Descriptor()
+	return file_agent_proto_enumTypes[0].Descriptor()
 }
 
 func (ExecRule_Action) Type() protoreflect.EnumType {
-	return &file_agent_proto_enumTypes[1]
+	return &file_agent_proto_enumTypes[0]
 }
 
 func (x ExecRule_Action) Number() protoreflect.EnumNumber {
@@ -142,7 +91,7 @@ func (x ExecRule_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExecRule_Action.Descriptor instead.
 func (ExecRule_Action) EnumDescriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{3, 0}
+	return file_agent_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // Stdio names the streams of a process. An id is chosen by the shim, is at
@@ -326,24 +275,29 @@ func (x *CreateRequest) GetExec() *ExecGate {
 	return nil
 }
 
-// ExecGate is what the kernel in the VM holds a container's programs to.
+// ExecGate is what the kernel in the VM holds a container's programs to. What
+// a rule or list with would forbids is recorded, and done all the same.
 type ExecGate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Mode  ExecGate_Mode          `protobuf:"varint,1,opt,name=mode,proto3,enum=nanoclaw.agent.v1.ExecGate_Mode" json:"mode,omitempty"`
-	// Record what would be refused, and refuse nothing of it.
-	Audit bool `protobuf:"varint,2,opt,name=audit,proto3" json:"audit,omitempty"`
-	// At most 4096.
-	Rules []*ExecRule `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Present: machine code comes from files that came with the image and were
+	// not changed since.
+	Image *ExecReason `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
 	// Files of the root file system that were changed at this time or later, Unix
-	// nanoseconds of the host's clock, did not come with the image. 0: not known,
-	// and then neither MODE_IMAGE nor MODE_ALLOWLIST can be.
-	ImageTime int64 `protobuf:"varint,4,opt,name=image_time,json=imageTime,proto3" json:"image_time,omitempty"`
+	// nanoseconds of the host's clock, did not come with the image. Needed with
+	// image.
+	ImageTime int64 `protobuf:"varint,2,opt,name=image_time,json=imageTime,proto3" json:"image_time,omitempty"`
+	// Paths that count as the image's.
+	Trusted []string `protobuf:"bytes,3,rep,name=trusted,proto3" json:"trusted,omitempty"`
+	// Closed lists, at most 16: a program must be in each.
+	Lists []*ExecReason `protobuf:"bytes,4,rep,name=lists,proto3" json:"lists,omitempty"`
+	// At most 4096.
+	Rules []*ExecRule `protobuf:"bytes,5,rep,name=rules,proto3" json:"rules,omitempty"`
 	// What the container may do besides, although it has a gate.
-	UserNamespaces bool `protobuf:"varint,5,opt,name=user_namespaces,json=userNamespaces,proto3" json:"user_namespaces,omitempty"`
-	Mounts         bool `protobuf:"varint,6,opt,name=mounts,proto3" json:"mounts,omitempty"`
-	Ptrace         bool `protobuf:"varint,7,opt,name=ptrace,proto3" json:"ptrace,omitempty"`
+	UserNamespaces bool `protobuf:"varint,6,opt,name=user_namespaces,json=userNamespaces,proto3" json:"user_namespaces,omitempty"`
+	Mounts         bool `protobuf:"varint,7,opt,name=mounts,proto3" json:"mounts,omitempty"`
+	Ptrace         bool `protobuf:"varint,8,opt,name=ptrace,proto3" json:"ptrace,omitempty"`
 	// Record the programs that may run as well.
-	RecordAllowed bool `protobuf:"varint,8,opt,name=record_allowed,json=recordAllowed,proto3" json:"record_allowed,omitempty"`
+	RecordAllowed bool `protobuf:"varint,9,opt,name=record_allowed,json=recordAllowed,proto3" json:"record_allowed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -378,23 +332,9 @@ func (*ExecGate) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *ExecGate) GetMode() ExecGate_Mode {
+func (x *ExecGate) GetImage() *ExecReason {
 	if x != nil {
-		return x.Mode
-	}
-	return ExecGate_MODE_ANY
-}
-
-func (x *ExecGate) GetAudit() bool {
-	if x != nil {
-		return x.Audit
-	}
-	return false
-}
-
-func (x *ExecGate) GetRules() []*ExecRule {
-	if x != nil {
-		return x.Rules
+		return x.Image
 	}
 	return nil
 }
@@ -404,6 +344,27 @@ func (x *ExecGate) GetImageTime() int64 {
 		return x.ImageTime
 	}
 	return 0
+}
+
+func (x *ExecGate) GetTrusted() []string {
+	if x != nil {
+		return x.Trusted
+	}
+	return nil
+}
+
+func (x *ExecGate) GetLists() []*ExecReason {
+	if x != nil {
+		return x.Lists
+	}
+	return nil
+}
+
+func (x *ExecGate) GetRules() []*ExecRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
 }
 
 func (x *ExecGate) GetUserNamespaces() bool {
@@ -434,28 +395,106 @@ func (x *ExecGate) GetRecordAllowed() bool {
 	return false
 }
 
+// ExecReason is why something is forbidden, for people and records.
+type ExecReason struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as "exec.deny /usr/bin/git push".
+	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Which file of the host, or what else, it comes from.
+	Origin string `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Why and what to do, each without a full stop.
+	Why           string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	Instead       string `protobuf:"bytes,4,opt,name=instead,proto3" json:"instead,omitempty"`
+	Would         bool   `protobuf:"varint,5,opt,name=would,proto3" json:"would,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecReason) Reset() {
+	*x = ExecReason{}
+	mi := &file_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecReason) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecReason) ProtoMessage() {}
+
+func (x *ExecReason) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecReason.ProtoReflect.Descriptor instead.
+func (*ExecReason) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ExecReason) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ExecReason) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *ExecReason) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *ExecReason) GetInstead() string {
+	if x != nil {
+		return x.Instead
+	}
+	return ""
+}
+
+func (x *ExecReason) GetWould() bool {
+	if x != nil {
+		return x.Would
+	}
+	return false
+}
+
 type ExecRule struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Action ExecRule_Action        `protobuf:"varint,1,opt,name=action,proto3,enum=nanoclaw.agent.v1.ExecRule_Action" json:"action,omitempty"`
 	// Absolute, in the container; * and ? within a name, ** for any folders.
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
-	// The rule holds when each of these is an argument. Not with ACTION_READONLY.
-	Args []string `protobuf:"bytes,3,rep,name=args,proto3" json:"args,omitempty"`
+	// The rule holds when the arguments contain these in this order, though not
+	// side by side.
+	Argv []string `protobuf:"bytes,3,rep,name=argv,proto3" json:"argv,omitempty"`
 	// Hexadecimal. The rule is about the file with this content and no other.
 	Sha256 string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	// What it is called in messages and records, such as "tools.git-push".
-	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
-	// Which file of the host, or what else, it comes from.
-	Origin string `protobuf:"bytes,6,opt,name=origin,proto3" json:"origin,omitempty"`
-	// What to do instead, for a person.
-	Instead       string `protobuf:"bytes,7,opt,name=instead,proto3" json:"instead,omitempty"`
+	// Of ACTION_LIST: which, from 0 on.
+	List          uint32      `protobuf:"varint,5,opt,name=list,proto3" json:"list,omitempty"`
+	Reason        *ExecReason `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecRule) Reset() {
 	*x = ExecRule{}
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +506,7 @@ func (x *ExecRule) String() string {
 func (*ExecRule) ProtoMessage() {}
 
 func (x *ExecRule) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +519,7 @@ func (x *ExecRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRule.ProtoReflect.Descriptor instead.
 func (*ExecRule) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{3}
+	return file_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ExecRule) GetAction() ExecRule_Action {
@@ -497,9 +536,9 @@ func (x *ExecRule) GetPath() string {
 	return ""
 }
 
-func (x *ExecRule) GetArgs() []string {
+func (x *ExecRule) GetArgv() []string {
 	if x != nil {
-		return x.Args
+		return x.Argv
 	}
 	return nil
 }
@@ -511,25 +550,18 @@ func (x *ExecRule) GetSha256() string {
 	return ""
 }
 
-func (x *ExecRule) GetName() string {
+func (x *ExecRule) GetList() uint32 {
 	if x != nil {
-		return x.Name
+		return x.List
 	}
-	return ""
+	return 0
 }
 
-func (x *ExecRule) GetOrigin() string {
+func (x *ExecRule) GetReason() *ExecReason {
 	if x != nil {
-		return x.Origin
+		return x.Reason
 	}
-	return ""
-}
-
-func (x *ExecRule) GetInstead() string {
-	if x != nil {
-		return x.Instead
-	}
-	return ""
+	return nil
 }
 
 type CreateResponse struct {
@@ -542,7 +574,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +586,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +599,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateResponse) GetPid() uint32 {
@@ -588,7 +620,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -600,7 +632,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -613,7 +645,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StartRequest) GetContainer() string {
@@ -638,7 +670,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +682,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +695,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 type ExecRequest struct {
@@ -679,7 +711,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +723,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +736,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExecRequest) GetContainer() string {
@@ -744,7 +776,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +788,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +801,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecResponse) GetPid() uint32 {
@@ -790,7 +822,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +834,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +847,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WaitRequest) GetContainer() string {
@@ -850,7 +882,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +894,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +907,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WaitResponse) GetExitStatus() uint32 {
@@ -926,7 +958,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +970,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +983,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KillRequest) GetContainer() string {
@@ -990,7 +1022,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1034,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1047,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 type ResizeRequest struct {
@@ -1030,7 +1062,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1074,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1087,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResizeRequest) GetContainer() string {
@@ -1094,7 +1126,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1138,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1151,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 type ProcessesRequest struct {
@@ -1131,7 +1163,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1175,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1188,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProcessesRequest) GetContainer() string {
@@ -1178,7 +1210,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1222,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1235,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Process) GetPid() uint32 {
@@ -1237,7 +1269,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1281,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1294,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*Process {
@@ -1281,7 +1313,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1325,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1338,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PauseRequest) GetContainer() string {
@@ -1324,7 +1356,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1368,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1381,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 type ResumeRequest struct {
@@ -1361,7 +1393,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1405,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1418,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResumeRequest) GetContainer() string {
@@ -1404,7 +1436,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1448,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1461,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 type UpdateRequest struct {
@@ -1443,7 +1475,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1487,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1500,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UpdateRequest) GetContainer() string {
@@ -1493,7 +1525,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1537,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1550,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 type StatsRequest struct {
@@ -1530,7 +1562,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1574,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1587,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatsRequest) GetContainer() string {
@@ -1575,7 +1607,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1619,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1632,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatsResponse) GetMetrics() []byte {
@@ -1619,7 +1651,7 @@ type NetworkRequest struct {
 
 func (x *NetworkRequest) Reset() {
 	*x = NetworkRequest{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1663,7 @@ func (x *NetworkRequest) String() string {
 func (*NetworkRequest) ProtoMessage() {}
 
 func (x *NetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1676,7 @@ func (x *NetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkRequest.ProtoReflect.Descriptor instead.
 func (*NetworkRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NetworkRequest) GetNetwork() *NetworkState {
@@ -1662,7 +1694,7 @@ type NetworkResponse struct {
 
 func (x *NetworkResponse) Reset() {
 	*x = NetworkResponse{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1706,7 @@ func (x *NetworkResponse) String() string {
 func (*NetworkResponse) ProtoMessage() {}
 
 func (x *NetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1719,7 @@ func (x *NetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkResponse.ProtoReflect.Descriptor instead.
 func (*NetworkResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 // NetworkState is what the container's network namespace on the host looks
@@ -1704,7 +1736,7 @@ type NetworkState struct {
 
 func (x *NetworkState) Reset() {
 	*x = NetworkState{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1748,7 @@ func (x *NetworkState) String() string {
 func (*NetworkState) ProtoMessage() {}
 
 func (x *NetworkState) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +1761,7 @@ func (x *NetworkState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkState.ProtoReflect.Descriptor instead.
 func (*NetworkState) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NetworkState) GetInterfaces() []*Interface {
@@ -1771,7 +1803,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1815,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1828,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Interface) GetName() string {
@@ -1853,7 +1885,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1897,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +1910,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Route) GetDestination() string {
@@ -1948,7 +1980,7 @@ type DecisionsRequest struct {
 
 func (x *DecisionsRequest) Reset() {
 	*x = DecisionsRequest{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +1992,7 @@ func (x *DecisionsRequest) String() string {
 func (*DecisionsRequest) ProtoMessage() {}
 
 func (x *DecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2005,7 @@ func (x *DecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionsRequest.ProtoReflect.Descriptor instead.
 func (*DecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DecisionsRequest) GetContainer() string {
@@ -2002,7 +2034,7 @@ type DecisionsResponse struct {
 
 func (x *DecisionsResponse) Reset() {
 	*x = DecisionsResponse{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2046,7 @@ func (x *DecisionsResponse) String() string {
 func (*DecisionsResponse) ProtoMessage() {}
 
 func (x *DecisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2059,7 @@ func (x *DecisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionsResponse.ProtoReflect.Descriptor instead.
 func (*DecisionsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DecisionsResponse) GetDecisions() []*Decision {
@@ -2051,12 +2083,12 @@ type Decision struct {
 	// What was to be done: exec, args, map, open, change, readonly, vsock, bpf,
 	// perf, userns, mount, ptrace, helper, sysfs.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// allow, deny, hide, ask, kill.
+	// allow, deny, hide, ask, kill. All but the first are refusals.
 	Decision string `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"`
 	// It was not refused, because the gate only records.
 	Would bool `protobuf:"varint,3,opt,name=would,proto3" json:"would,omitempty"`
-	// The rule's name and origin; without a rule the mode, or what the gate
-	// itself forbids.
+	// The rule and its origin; without an origin it is what the gate forbids by
+	// itself.
 	Rule   string `protobuf:"bytes,4,opt,name=rule,proto3" json:"rule,omitempty"`
 	Origin string `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"`
 	// PIDs and user are the VM's.
@@ -2077,7 +2109,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2121,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2134,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Decision) GetKind() string {
@@ -2198,7 +2230,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +2242,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +2255,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteRequest) GetContainer() string {
@@ -2241,7 +2273,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2285,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2298,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 type ShutdownRequest struct {
@@ -2277,7 +2309,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2321,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2334,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 type ShutdownResponse struct {
@@ -2313,7 +2345,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2325,7 +2357,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2338,7 +2370,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2359,33 +2391,35 @@ const file_agent_proto_rawDesc = "" +
 	"\thost_time\x18\x05 \x01(\x03R\bhostTime\x12\x18\n" +
 	"\aentropy\x18\x06 \x01(\fR\aentropy\x12\x18\n" +
 	"\asandbox\x18\a \x01(\tR\asandbox\x12/\n" +
-	"\x04exec\x18\b \x01(\v2\x1b.nanoclaw.agent.v1.ExecGateR\x04exec\"\xe2\x02\n" +
-	"\bExecGate\x124\n" +
-	"\x04mode\x18\x01 \x01(\x0e2 .nanoclaw.agent.v1.ExecGate.ModeR\x04mode\x12\x14\n" +
-	"\x05audit\x18\x02 \x01(\bR\x05audit\x121\n" +
-	"\x05rules\x18\x03 \x03(\v2\x1b.nanoclaw.agent.v1.ExecRuleR\x05rules\x12\x1d\n" +
+	"\x04exec\x18\b \x01(\v2\x1b.nanoclaw.agent.v1.ExecGateR\x04exec\"\xe0\x02\n" +
+	"\bExecGate\x123\n" +
+	"\x05image\x18\x01 \x01(\v2\x1d.nanoclaw.agent.v1.ExecReasonR\x05image\x12\x1d\n" +
 	"\n" +
-	"image_time\x18\x04 \x01(\x03R\timageTime\x12'\n" +
-	"\x0fuser_namespaces\x18\x05 \x01(\bR\x0euserNamespaces\x12\x16\n" +
-	"\x06mounts\x18\x06 \x01(\bR\x06mounts\x12\x16\n" +
-	"\x06ptrace\x18\a \x01(\bR\x06ptrace\x12%\n" +
-	"\x0erecord_allowed\x18\b \x01(\bR\rrecordAllowed\"8\n" +
-	"\x04Mode\x12\f\n" +
-	"\bMODE_ANY\x10\x00\x12\x0e\n" +
+	"image_time\x18\x02 \x01(\x03R\timageTime\x12\x18\n" +
+	"\atrusted\x18\x03 \x03(\tR\atrusted\x123\n" +
+	"\x05lists\x18\x04 \x03(\v2\x1d.nanoclaw.agent.v1.ExecReasonR\x05lists\x121\n" +
+	"\x05rules\x18\x05 \x03(\v2\x1b.nanoclaw.agent.v1.ExecRuleR\x05rules\x12'\n" +
+	"\x0fuser_namespaces\x18\x06 \x01(\bR\x0euserNamespaces\x12\x16\n" +
+	"\x06mounts\x18\a \x01(\bR\x06mounts\x12\x16\n" +
+	"\x06ptrace\x18\b \x01(\bR\x06ptrace\x12%\n" +
+	"\x0erecord_allowed\x18\t \x01(\bR\rrecordAllowed\"z\n" +
 	"\n" +
-	"MODE_IMAGE\x10\x01\x12\x12\n" +
-	"\x0eMODE_ALLOWLIST\x10\x02\"\xc7\x02\n" +
+	"ExecReason\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x12\x18\n" +
+	"\ainstead\x18\x04 \x01(\tR\ainstead\x12\x14\n" +
+	"\x05would\x18\x05 \x01(\bR\x05would\"\xcb\x02\n" +
 	"\bExecRule\x12:\n" +
 	"\x06action\x18\x01 \x01(\x0e2\".nanoclaw.agent.v1.ExecRule.ActionR\x06action\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
-	"\x04args\x18\x03 \x03(\tR\x04args\x12\x16\n" +
+	"\x04argv\x18\x03 \x03(\tR\x04argv\x12\x16\n" +
 	"\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x12\n" +
-	"\x04name\x18\x05 \x01(\tR\x04name\x12\x16\n" +
-	"\x06origin\x18\x06 \x01(\tR\x06origin\x12\x18\n" +
-	"\ainstead\x18\a \x01(\tR\ainstead\"y\n" +
+	"\x04list\x18\x05 \x01(\rR\x04list\x125\n" +
+	"\x06reason\x18\x06 \x01(\v2\x1d.nanoclaw.agent.v1.ExecReasonR\x06reason\"x\n" +
 	"\x06Action\x12\x16\n" +
-	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x10\n" +
-	"\fACTION_ALLOW\x10\x01\x12\x0f\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vACTION_LIST\x10\x01\x12\x0f\n" +
 	"\vACTION_DENY\x10\x02\x12\x0f\n" +
 	"\vACTION_HIDE\x10\x03\x12\x0e\n" +
 	"\n" +
@@ -2527,14 +2561,14 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_agent_proto_goTypes = []any{
-	(ExecGate_Mode)(0),            // 0: nanoclaw.agent.v1.ExecGate.Mode
-	(ExecRule_Action)(0),          // 1: nanoclaw.agent.v1.ExecRule.Action
-	(*Stdio)(nil),                 // 2: nanoclaw.agent.v1.Stdio
-	(*CreateRequest)(nil),         // 3: nanoclaw.agent.v1.CreateRequest
-	(*ExecGate)(nil),              // 4: nanoclaw.agent.v1.ExecGate
+	(ExecRule_Action)(0),          // 0: nanoclaw.agent.v1.ExecRule.Action
+	(*Stdio)(nil),                 // 1: nanoclaw.agent.v1.Stdio
+	(*CreateRequest)(nil),         // 2: nanoclaw.agent.v1.CreateRequest
+	(*ExecGate)(nil),              // 3: nanoclaw.agent.v1.ExecGate
+	(*ExecReason)(nil),            // 4: nanoclaw.agent.v1.ExecReason
 	(*ExecRule)(nil),              // 5: nanoclaw.agent.v1.ExecRule
 	(*CreateResponse)(nil),        // 6: nanoclaw.agent.v1.CreateResponse
 	(*StartRequest)(nil),          // 7: nanoclaw.agent.v1.StartRequest
@@ -2573,54 +2607,56 @@ var file_agent_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
 }
 var file_agent_proto_depIdxs = []int32{
-	2,  // 0: nanoclaw.agent.v1.CreateRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
-	4,  // 1: nanoclaw.agent.v1.CreateRequest.exec:type_name -> nanoclaw.agent.v1.ExecGate
-	0,  // 2: nanoclaw.agent.v1.ExecGate.mode:type_name -> nanoclaw.agent.v1.ExecGate.Mode
-	5,  // 3: nanoclaw.agent.v1.ExecGate.rules:type_name -> nanoclaw.agent.v1.ExecRule
-	1,  // 4: nanoclaw.agent.v1.ExecRule.action:type_name -> nanoclaw.agent.v1.ExecRule.Action
-	30, // 5: nanoclaw.agent.v1.StartRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
-	2,  // 6: nanoclaw.agent.v1.ExecRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
-	40, // 7: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
-	18, // 8: nanoclaw.agent.v1.ProcessesResponse.processes:type_name -> nanoclaw.agent.v1.Process
-	30, // 9: nanoclaw.agent.v1.NetworkRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
-	31, // 10: nanoclaw.agent.v1.NetworkState.interfaces:type_name -> nanoclaw.agent.v1.Interface
-	32, // 11: nanoclaw.agent.v1.NetworkState.routes:type_name -> nanoclaw.agent.v1.Route
-	35, // 12: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
-	3,  // 13: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
-	7,  // 14: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
-	9,  // 15: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
-	11, // 16: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
-	13, // 17: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
-	15, // 18: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
-	17, // 19: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
-	20, // 20: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
-	22, // 21: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
-	24, // 22: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
-	26, // 23: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
-	28, // 24: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
-	33, // 25: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
-	36, // 26: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
-	38, // 27: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
-	6,  // 28: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
-	8,  // 29: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
-	10, // 30: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
-	12, // 31: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
-	14, // 32: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
-	16, // 33: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
-	19, // 34: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
-	21, // 35: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
-	23, // 36: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
-	25, // 37: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
-	27, // 38: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
-	29, // 39: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
-	34, // 40: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
-	37, // 41: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
-	39, // 42: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
-	28, // [28:43] is the sub-list for method output_type
-	13, // [13:28] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	1,  // 0: nanoclaw.agent.v1.CreateRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
+	3,  // 1: nanoclaw.agent.v1.CreateRequest.exec:type_name -> nanoclaw.agent.v1.ExecGate
+	4,  // 2: nanoclaw.agent.v1.ExecGate.image:type_name -> nanoclaw.agent.v1.ExecReason
+	4,  // 3: nanoclaw.agent.v1.ExecGate.lists:type_name -> nanoclaw.agent.v1.ExecReason
+	5,  // 4: nanoclaw.agent.v1.ExecGate.rules:type_name -> nanoclaw.agent.v1.ExecRule
+	0,  // 5: nanoclaw.agent.v1.ExecRule.action:type_name -> nanoclaw.agent.v1.ExecRule.Action
+	4,  // 6: nanoclaw.agent.v1.ExecRule.reason:type_name -> nanoclaw.agent.v1.ExecReason
+	30, // 7: nanoclaw.agent.v1.StartRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
+	1,  // 8: nanoclaw.agent.v1.ExecRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
+	40, // 9: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
+	18, // 10: nanoclaw.agent.v1.ProcessesResponse.processes:type_name -> nanoclaw.agent.v1.Process
+	30, // 11: nanoclaw.agent.v1.NetworkRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
+	31, // 12: nanoclaw.agent.v1.NetworkState.interfaces:type_name -> nanoclaw.agent.v1.Interface
+	32, // 13: nanoclaw.agent.v1.NetworkState.routes:type_name -> nanoclaw.agent.v1.Route
+	35, // 14: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
+	2,  // 15: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
+	7,  // 16: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
+	9,  // 17: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
+	11, // 18: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
+	13, // 19: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
+	15, // 20: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
+	17, // 21: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
+	20, // 22: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
+	22, // 23: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
+	24, // 24: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
+	26, // 25: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
+	28, // 26: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
+	33, // 27: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
+	36, // 28: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
+	38, // 29: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
+	6,  // 30: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
+	8,  // 31: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
+	10, // 32: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
+	12, // 33: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
+	14, // 34: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
+	16, // 35: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
+	19, // 36: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
+	21, // 37: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
+	23, // 38: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
+	25, // 39: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
+	27, // 40: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
+	29, // 41: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
+	34, // 42: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
+	37, // 43: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
+	39, // 44: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
+	30, // [30:45] is the sub-list for method output_type
+	15, // [15:30] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2633,8 +2669,8 @@ func file_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   38,
+			NumEnums:      1,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -166,13 +166,11 @@ static __always_inline void tell(u64 id, u32 kind, u32 decision, u32 would, u32 
 	bpf_ringbuf_submit(e, 0);
 }
 
-/* refuse records a refusal and returns what the hook is to return: err, or 0 where only records are wanted. */
-static __always_inline int refuse(struct scope *s, u64 id, u32 kind, u32 decision, u32 rule, const void *name, int err)
+/* refuse records a refusal and returns what the hook is to return. */
+static __always_inline int refuse(u64 id, u32 kind, u32 decision, u32 rule, const void *name, int err)
 {
-	u32 audit = s->flags & SCOPE_AUDIT;
-
-	tell(id, kind, decision, !!audit, rule, name);
-	return audit ? 0 : err;
+	tell(id, kind, decision, 0, rule, name);
+	return err;
 }
 
 /* The verifier wants to see that a hook returns an error number or 0. */
@@ -230,37 +228,78 @@ static __always_inline int check_helper(const char *filename)
 	return -EACCES;
 }
 
+/* first_list is the number of the lowest list of a set, as a rule. */
+static __always_inline u32 first_list(u32 lists)
+{
+	u32 n = 0;
+
+	for (int i = 0; i < 31; i++) {
+		if (lists & (1u << i))
+			break;
+		n++;
+	}
+	return RULE_LIST + n;
+}
+
+/* would_refuse records what rules that only record would not let run. */
+static __always_inline void would_refuse(struct scope *s, u64 id, struct label *l, struct inode *inode, u32 kind,
+					 const void *name)
+{
+	u32 would = l ? l->would : 0;
+	u32 missing = s->lists_would & ~(l ? l->lists | l->arg_lists : 0);
+
+	if (would & (LABEL_HIDE | LABEL_DENY | LABEL_ASK))
+		tell(id, kind, would & LABEL_ASK ? DECISION_ASK : DECISION_DENY, 1, l ? l->would_rule : 0, name);
+	else if (missing && kind == KIND_EXEC)
+		tell(id, kind, DECISION_DENY, 1, first_list(missing), name);
+	else if (s->flags & SCOPE_IMAGE_WOULD && !(l && l->bits & LABEL_TRUSTED) && !from_image(s, inode))
+		tell(id, kind, DECISION_DENY, 1, RULE_IMAGE, name);
+}
+
+/* foresee keeps what becomes of the task when the exec is committed. */
+static __always_inline int foresee(struct label *l)
+{
+	struct task_state *t = state_of(bpf_get_current_task_btf(), BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (!t)
+		return -EACCES;
+	/* A script is judged before its interpreter, and what was found for it stays. */
+	if (l->bits & LABEL_READONLY) {
+		t->next_flags |= TASK_READONLY;
+		t->next_rule = l->rule;
+	} else if (l->would & LABEL_READONLY) {
+		t->next_flags |= TASK_READONLY_WOULD;
+		t->next_rule = l->would_rule;
+	}
+	if (!t->next_self)
+		t->next_self = l->id;
+	if (l->bits & LABEL_ARGS && !t->next_args) {
+		t->next_args = l->args;
+		t->next_lists = l->lists;
+	}
+	return 0;
+}
+
 static __always_inline int check_program(struct scope *s, u64 id, struct inode *inode, const char *filename)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct label *l = label_of(inode, id);
 	u32 bits = l ? l->bits : 0;
 	u32 rule = l ? l->rule : 0;
+	u32 missing = s->lists & ~(l ? l->lists | l->arg_lists : 0);
 
 	if (bits & LABEL_HIDE)
-		return refuse(s, id, KIND_EXEC, DECISION_HIDE, rule, filename, -ENOENT);
+		return refuse(id, KIND_EXEC, DECISION_HIDE, rule, filename, -ENOENT);
 	if (bits & LABEL_DENY)
-		return refuse(s, id, KIND_EXEC, DECISION_DENY, rule, filename, -EACCES);
+		return refuse(id, KIND_EXEC, DECISION_DENY, rule, filename, -EACCES);
+	if (missing)
+		return refuse(id, KIND_EXEC, DECISION_DENY, first_list(missing), filename, -EACCES);
+	if (s->flags & SCOPE_IMAGE && !(bits & LABEL_TRUSTED) && !from_image(s, inode))
+		return refuse(id, KIND_EXEC, DECISION_DENY, RULE_IMAGE, filename, -EACCES);
 	if (bits & LABEL_ASK)
-		return refuse(s, id, KIND_EXEC, DECISION_ASK, rule, filename, -EACCES);
-	if (s->mode == MODE_ALLOWLIST && !(bits & (LABEL_ALLOW | LABEL_ALLOW_ARGS)))
-		return refuse(s, id, KIND_EXEC, DECISION_DENY, 0, filename, -EACCES);
-	if (s->mode == MODE_IMAGE && !(bits & LABEL_ALLOW) && !from_image(s, inode))
-		return refuse(s, id, KIND_EXEC, DECISION_DENY, 0, filename, -EACCES);
-	if (bits & (LABEL_READONLY | LABEL_ARGS)) {
-		struct task_state *t = state_of(task, BPF_LOCAL_STORAGE_GET_F_CREATE);
-
-		if (!t)
-			return -EACCES;
-		/* A script is judged before its interpreter, and what was found for it stays. */
-		t->next_bits |= bits;
-		if (bits & LABEL_READONLY)
-			t->next_flags |= TASK_READONLY;
-		if (l && !t->next_self)
-			t->next_self = l->id;
-		if (l && bits & LABEL_ARGS && !t->next_args)
-			t->next_args = l->args;
-	}
+		return refuse(id, KIND_EXEC, DECISION_ASK, rule, filename, -EACCES);
+	would_refuse(s, id, l, inode, KIND_EXEC, filename);
+	if (l && (bits & (LABEL_READONLY | LABEL_ARGS | LABEL_GUARDED) || l->would & LABEL_READONLY) && foresee(l))
+		return -EACCES;
 	if (s->flags & SCOPE_RECORD_ALLOWED)
 		tell(id, KIND_EXEC, DECISION_ALLOW, 0, rule, filename);
 	return 0;
@@ -276,7 +315,7 @@ int BPF_PROG(exec_begins, struct linux_binprm *bprm)
 		t->next_flags = 0;
 		t->next_self = 0;
 		t->next_args = 0;
-		t->next_bits = 0;
+		t->next_lists = 0;
 	}
 	return 0;
 }
@@ -299,12 +338,13 @@ int BPF_PROG(exec_program, struct linux_binprm *bprm)
 
 struct arg_scan {
 	u64 hash;
-	u64 seen; /* words of the set that occurred */
+	u64 seen;  /* words of the set that occurred, each after those before it in its rule */
+	u64 first; /* words that need none before */
 	unsigned long at, end;
 	u32 left; /* bytes of the chunk */
 	u32 args;
 	int argc; /* arguments to come */
-	u32 first;
+	u32 name; /* the argument is the program's own name */
 	u64 bytes;
 };
 
@@ -319,15 +359,14 @@ static long scan_byte(u32 i, struct arg_scan *a)
 		a->hash = (a->hash ^ c) * FNV_PRIME;
 		return 0;
 	}
-	if (a->first) {
-		/* The program's own name. */
-		a->first = 0;
+	if (a->name) {
+		a->name = 0;
 	} else {
 		struct word w = {.hash = a->hash, .args = a->args};
 		u64 *bits = bpf_map_lookup_elem(&words, &w);
 
 		if (bits)
-			a->seen |= *bits;
+			a->seen |= *bits & (a->first | a->seen << 1);
 	}
 	a->hash = FNV_OFFSET;
 	return --a->argc <= 0;
@@ -352,65 +391,109 @@ static long scan_chunk(u32 i, struct arg_scan *a)
 	return 0;
 }
 
-/* judge returns how the set's rules decide about the words that were seen, and by which rule. */
-static __noinline u32 judge(struct argset *set, u64 seen, u32 *rule)
-{
-	for (int i = 0; i < MAX_ARG_RULES; i++) {
-		struct arg_rule *r = &set->rules[i];
+struct verdict {
+	struct argset *set;
+	u64 seen;
+	u32 lists, flags;
+	u32 decision, rule;
+	u32 would_decision, would_rule;
+	u32 readonly_rule;
+};
 
-		if (i >= set->count || (seen & r->need) != r->need)
-			continue;
-		/* The strictest comes first. */
-		*rule = r->rule;
-		return r->action;
+/* judge_rule: the set's rules come with the strictest first. */
+static long judge_rule(u32 i, struct verdict *v)
+{
+	struct argset *set = v->set;
+	struct arg_rule *r;
+
+	if (i >= set->count)
+		return 1;
+	/* The verifier knows what a mask leaves. */
+	asm volatile("" : "+r"(i));
+	r = &set->rules[i & (MAX_ARG_RULES - 1)];
+	if (!(v->seen & r->last))
+		return 0;
+	if (r->action == DECISION_ALLOW) {
+		v->lists |= r->lists;
+	} else if (r->action == DECISION_READONLY) {
+		v->flags |= r->would ? TASK_READONLY_WOULD : TASK_READONLY;
+		v->readonly_rule = r->rule;
+	} else if (r->would) {
+		if (!v->would_rule) {
+			v->would_decision = r->action;
+			v->would_rule = r->rule;
+		}
+	} else if (!v->rule) {
+		v->decision = r->action;
+		v->rule = r->rule;
 	}
-	*rule = 0;
-	return DECISION_ALLOW;
+	return 0;
+}
+
+static __always_inline void tell_args(u64 id, struct linux_binprm *bprm, u32 decision, u32 would, u32 rule)
+{
+	struct event *e = new_event(id, KIND_ARGS, decision, would, rule);
+	u64 from = bprm->p, n = bprm->exec > from ? bprm->exec - from : 0;
+
+	if (!e)
+		return;
+	e->argc = bprm->argc;
+	if (n > EVENT_ARGV - 1)
+		n = EVENT_ARGV - 1;
+	if (!bpf_copy_from_user(e->argv, n & (EVENT_ARGV - 1), (void *)from))
+		e->argv_len = n;
+	bpf_probe_read_kernel_str(e->path, sizeof(e->path), bprm->filename);
+	bpf_ringbuf_submit(e, 0);
 }
 
 /* check_args runs when the new program's memory is the task's and nothing else can reach it, and before its first
  * instruction; there is no refusing any more, so what must not run is killed. */
-static __always_inline void check_args(struct scope *s, u64 id, struct linux_binprm *bprm, u32 args, u32 bits)
+static __always_inline void check_args(struct scope *s, u64 id, struct linux_binprm *bprm, struct task_state *t, u32 args,
+				       u32 lists)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct arg_buffer *buffer = bpf_task_storage_get(&arg_buffers, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	struct argset *set = bpf_map_lookup_elem(&argsets, &args);
 	struct arg_scan a = {
-		.hash = FNV_OFFSET, .at = bprm->p, .end = bprm->exec, .args = args, .argc = bprm->argc, .first = 1,
+		.hash = FNV_OFFSET, .at = bprm->p, .end = bprm->exec, .args = args, .argc = bprm->argc, .name = 1,
 	};
-	u32 rule = 0, decision = DECISION_DENY;
-	struct event *e;
+	struct verdict v = {.lists = lists};
+	u32 missing;
 
-	if (!set) {
+	if (!set || !buffer) {
 		bpf_send_signal(9);
 		return;
 	}
-	if (buffer) {
-		bpf_loop(ARG_CHUNKS, scan_chunk, &a, 0);
-		/* Arguments that were not read to their end may hold anything. */
-		if (a.argc <= 0)
-			decision = judge(set, a.seen, &rule);
-		bpf_task_storage_delete(&arg_buffers, task);
-	}
-	if (decision == DECISION_ALLOW && s->mode == MODE_ALLOWLIST && !(bits & LABEL_ALLOW) && !rule)
-		decision = DECISION_DENY;
-	if (decision == DECISION_ALLOW)
-		return;
-	e = new_event(id, KIND_ARGS, decision, !!(s->flags & SCOPE_AUDIT), rule);
-	if (e) {
-		u64 from = bprm->p;
-		u64 n = bprm->exec > from ? bprm->exec - from : 0;
-
-		e->argc = bprm->argc;
-		if (n > EVENT_ARGV - 1)
-			n = EVENT_ARGV - 1;
-		if (!bpf_copy_from_user(e->argv, n & (EVENT_ARGV - 1), (void *)from))
-			e->argv_len = n;
-		bpf_probe_read_kernel_str(e->path, sizeof(e->path), bprm->filename);
-		bpf_ringbuf_submit(e, 0);
-	}
-	if (!(s->flags & SCOPE_AUDIT))
+	a.first = set->first;
+	bpf_loop(ARG_CHUNKS, scan_chunk, &a, 0);
+	bpf_task_storage_delete(&arg_buffers, task);
+	/* Arguments that were not read to their end may hold anything. */
+	if (a.argc > 0) {
+		tell_args(id, bprm, DECISION_DENY, 0, 0);
 		bpf_send_signal(9);
+		return;
+	}
+	v.set = set;
+	v.seen = a.seen;
+	bpf_loop(MAX_ARG_RULES, judge_rule, &v, 0);
+	missing = s->lists & ~v.lists;
+	if (missing && (!v.rule || v.decision == DECISION_ASK)) {
+		v.decision = DECISION_DENY;
+		v.rule = first_list(missing);
+	}
+	if (v.rule) {
+		tell_args(id, bprm, v.decision, 0, v.rule);
+		bpf_send_signal(9);
+		return;
+	}
+	if (v.would_rule)
+		tell_args(id, bprm, v.would_decision, 1, v.would_rule);
+	else if (s->lists_would & ~v.lists)
+		tell_args(id, bprm, DECISION_DENY, 1, first_list(s->lists_would & ~v.lists));
+	if (v.flags) {
+		t->flags |= v.flags;
+		t->rule = v.readonly_rule;
+	}
 }
 
 SEC("lsm.s/bprm_committed_creds")
@@ -420,7 +503,7 @@ int BPF_PROG(exec_committed, struct linux_binprm *bprm)
 	u64 id;
 	struct scope *s = current_scope(&id);
 	struct task_state *t;
-	u32 args, bits;
+	u32 args, lists;
 
 	if (!s)
 		return 0;
@@ -428,13 +511,16 @@ int BPF_PROG(exec_committed, struct linux_binprm *bprm)
 	if (!t)
 		return 0;
 	args = t->next_args;
-	bits = t->next_bits;
+	lists = t->next_lists;
 	/* Read-only is for good, whatever runs next. */
-	t->flags |= t->next_flags;
+	if (t->next_flags) {
+		t->flags |= t->next_flags;
+		t->rule = t->next_rule;
+	}
 	t->self = t->next_self;
-	t->next_flags = t->next_self = t->next_args = t->next_bits = 0;
-	if (bits & LABEL_ARGS)
-		check_args(s, id, bprm, args, bits);
+	t->next_flags = t->next_self = t->next_args = t->next_lists = 0;
+	if (args)
+		check_args(s, id, bprm, t, args, lists);
 	return 0;
 }
 
@@ -450,6 +536,7 @@ int BPF_PROG(task_begins, struct task_struct *task, unsigned long clone_flags)
 	if (!to)
 		return -EPERM;
 	to->flags = from->flags;
+	to->rule = from->rule;
 	to->self = from->self;
 	return 0;
 }
@@ -464,12 +551,13 @@ static __always_inline int check_code(struct scope *s, u64 id, struct inode *ino
 	const void *name = BPF_CORE_READ(dentry, d_name.name);
 
 	if (bits & (LABEL_HIDE | LABEL_DENY | LABEL_ASK))
-		return refuse(s, id, KIND_MAP, DECISION_DENY, rule, name, -EACCES);
+		return refuse(id, KIND_MAP, DECISION_DENY, rule, name, -EACCES);
 	/* A program with conditions may only become a process the way in which they are judged. */
-	if (bits & (LABEL_READONLY | LABEL_ARGS) && !is_own_program(inode))
-		return refuse(s, id, KIND_MAP, DECISION_DENY, rule, name, -EACCES);
-	if (s->mode != MODE_ANY && !(bits & (LABEL_ALLOW | LABEL_ALLOW_ARGS)) && !from_image(s, inode))
-		return refuse(s, id, KIND_MAP, DECISION_DENY, 0, name, -EACCES);
+	if (bits & LABEL_GUARDED && !is_own_program(inode))
+		return refuse(id, KIND_MAP, DECISION_DENY, rule, name, -EACCES);
+	if (s->flags & SCOPE_IMAGE && !(bits & LABEL_TRUSTED) && !from_image(s, inode))
+		return refuse(id, KIND_MAP, DECISION_DENY, RULE_IMAGE, name, -EACCES);
+	would_refuse(s, id, l, inode, KIND_MAP, name);
 	return 0;
 }
 
@@ -511,11 +599,25 @@ int BPF_PROG(protect_code, struct vm_area_struct *vma, unsigned long reqprot, un
 
 /* ---- files ---- */
 
-static __always_inline bool is_readonly_task(void)
+/* check_readonly refuses a change to a task that is read-only. */
+static __always_inline int check_readonly(u64 id, const void *name)
 {
 	struct task_state *t = state_of(bpf_get_current_task_btf(), 0);
 
-	return t && t->flags & TASK_READONLY;
+	if (!t || !(t->flags & (TASK_READONLY | TASK_READONLY_WOULD)))
+		return 0;
+	if (t->flags & TASK_READONLY)
+		return refuse(id, KIND_READONLY, DECISION_DENY, t->rule, name, -EROFS);
+	tell(id, KIND_READONLY, DECISION_DENY, 1, t->rule, name);
+	return 0;
+}
+
+/* mark_written notes that a file of the image may not be that any more. */
+static __always_inline bool mark_written(struct scope *s, struct inode *inode)
+{
+	if (!(s->flags & (SCOPE_IMAGE | SCOPE_IMAGE_WOULD)) || !is_regular(inode) || !in_root(s, inode))
+		return true;
+	return bpf_inode_storage_get(&written, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 }
 
 static __always_inline int check_open(struct scope *s, u64 id, struct file *file)
@@ -531,28 +633,25 @@ static __always_inline int check_open(struct scope *s, u64 id, struct file *file
 	if (file->f_flags & FMODE_EXEC)
 		return 0;
 	if (bits & LABEL_HIDE)
-		return refuse(s, id, KIND_OPEN, DECISION_HIDE, rule, name, -ENOENT);
+		return refuse(id, KIND_OPEN, DECISION_HIDE, rule, name, -ENOENT);
 	if (bits & (LABEL_DENY | LABEL_ASK))
-		return refuse(s, id, KIND_OPEN, DECISION_DENY, rule, name, -EACCES);
+		return refuse(id, KIND_OPEN, DECISION_DENY, rule, name, -EACCES);
 	if (file->f_mode & FMODE_WRITE) {
-		if ((kind == S_IFREG || kind == S_IFBLK) && is_readonly_task())
-			return refuse(s, id, KIND_READONLY, DECISION_DENY, 0, name, -EROFS);
-		if (l)
-			return refuse(s, id, KIND_CHANGE, DECISION_DENY, rule, name, -EACCES);
+		if ((kind == S_IFREG || kind == S_IFBLK) && check_readonly(id, name))
+			return -EROFS;
+		if (bits & LABEL_KEPT)
+			return refuse(id, KIND_CHANGE, DECISION_DENY, rule, name, -EACCES);
 		/* Through sysfs the devices of the VM can be driven, and with them its memory. */
 		if (inode->i_sb->s_magic == SYSFS_MAGIC)
-			return refuse(s, id, KIND_SYSFS, DECISION_DENY, 0, name, -EROFS);
-		if (s->mode != MODE_ANY && kind == S_IFREG && in_root(s, inode) &&
-		    !bpf_inode_storage_get(&written, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE))
-			return -EACCES;
-		return 0;
+			return refuse(id, KIND_SYSFS, DECISION_DENY, 0, name, -EROFS);
+		return mark_written(s, inode) ? 0 : -EACCES;
 	}
 	/* Who can read a program with conditions can make a copy that has none. A script is read by who runs it. */
-	if (bits & (LABEL_READONLY | LABEL_ARGS)) {
+	if (bits & LABEL_GUARDED) {
 		struct task_state *t = state_of(bpf_get_current_task_btf(), 0);
 
 		if (!(t && l && t->self == l->id) && !is_own_program(inode))
-			return refuse(s, id, KIND_OPEN, DECISION_DENY, rule, name, -EACCES);
+			return refuse(id, KIND_OPEN, DECISION_DENY, rule, name, -EACCES);
 	}
 	return 0;
 }
@@ -579,11 +678,11 @@ static __always_inline int check_change(struct dentry *dentry)
 
 	if (!s)
 		return 0;
-	if (is_readonly_task())
-		return refuse(s, id, KIND_READONLY, DECISION_DENY, 0, name, -EROFS);
+	if (check_readonly(id, name))
+		return -EROFS;
 	l = label_of(dentry->d_inode, id);
-	if (l)
-		return refuse(s, id, KIND_CHANGE, DECISION_DENY, l->rule, name, -EACCES);
+	if (l && l->bits & LABEL_KEPT)
+		return refuse(id, KIND_CHANGE, DECISION_DENY, l->rule, name, -EACCES);
 	return 0;
 }
 
@@ -592,14 +691,10 @@ int BPF_PROG(set_attributes, struct mnt_idmap *idmap, struct dentry *dentry, str
 {
 	u64 id;
 	struct scope *s = current_scope(&id);
-	struct inode *inode = dentry->d_inode;
-	int err;
 
-	if (s && s->mode != MODE_ANY && attr->ia_valid & ATTR_SIZE && in_root(s, inode) &&
-	    !bpf_inode_storage_get(&written, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE))
+	if (s && attr->ia_valid & ATTR_SIZE && !mark_written(s, dentry->d_inode))
 		return -EACCES;
-	err = check_change(dentry);
-	RETURN(err);
+	RETURN(check_change(dentry));
 }
 
 SEC("lsm/inode_setxattr")
@@ -644,9 +739,9 @@ static __always_inline int check_make(struct dentry *dentry)
 	u64 id;
 	struct scope *s = current_scope(&id);
 
-	if (!s || !is_readonly_task())
+	if (!s)
 		return 0;
-	return refuse(s, id, KIND_READONLY, DECISION_DENY, 0, dentry->d_name.name, -EROFS);
+	return check_readonly(id, dentry->d_name.name);
 }
 
 SEC("lsm/inode_create")
@@ -693,7 +788,7 @@ static __always_inline int check_look(struct inode *inode)
 	struct scope *s = current_scope(&id);
 	struct label *l;
 
-	if (!s || s->flags & SCOPE_AUDIT)
+	if (!s)
 		return 0;
 	l = label_of(inode, id);
 	/* Not recorded: every listing of a folder would be. */
@@ -725,11 +820,10 @@ int BPF_PROG(make_socket, int family, int type, int protocol, int kern)
 	s = current_scope(&id);
 	if (!s)
 		return 0;
-	RETURN(refuse(s, id, KIND_VSOCK, DECISION_DENY, 0, 0, -EACCES));
+	RETURN(refuse(id, KIND_VSOCK, DECISION_DENY, 0, 0, -EACCES));
 }
 
-/* check_forbidden refuses what the scope has no flag for; it is refused in audit mode as well, which is about the
- * container's rules and not about the gate itself. */
+/* check_forbidden refuses what the scope has no flag for. */
 static __always_inline int check_forbidden(u32 kind, u32 unless)
 {
 	u64 id;
@@ -737,8 +831,7 @@ static __always_inline int check_forbidden(u32 kind, u32 unless)
 
 	if (!s || s->flags & unless)
 		return 0;
-	tell(id, kind, DECISION_DENY, 0, 0, 0);
-	return -EPERM;
+	return refuse(id, kind, DECISION_DENY, 0, 0, -EPERM);
 }
 
 SEC("lsm/bpf")

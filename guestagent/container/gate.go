@@ -1,0 +1,163 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
+)
+
+// Gate decides which programs a container runs.
+type Gate interface {
+	// Arm begins to judge what runs in the group of that folder. pid is the
+	// process that will become the container's program.
+	Arm(group string, pid int) error
+	// Check returns an error if a process could not be args[0], for its message.
+	Check(args, env []string, dir string) error
+	// Settle waits a moment for decisions that are on their way.
+	Settle()
+	// Decisions returns what was decided since the last call.
+	Decisions(ctx context.Context, noWait bool) ([]*agent.Decision, uint64, error)
+	Close() error
+}
+
+// LoadGate puts what the host wants of a gate into the kernel. It returns nil
+// where there is nothing for one to do. refused is called with each program
+// that is refused, and with the line that tells its user why.
+type LoadGate func(want *agent.ExecGate, refused func(d *agent.Decision, line string)) (Gate, error)
+
+// openGate is what stands where there is no gate.
+type openGate struct{}
+
+func (openGate) Arm(string, int) error                  { return nil }
+func (openGate) Check([]string, []string, string) error { return nil }
+func (openGate) Settle()                                {}
+func (openGate) Close() error                           { return nil }
+
+func (openGate) Decisions(context.Context, bool) ([]*agent.Decision, uint64, error) {
+	return nil, 0, fmt.Errorf("the container has no exec gate: %w", errdefs.ErrFailedPrecondition)
+}
+
+// loadGate gives the container its gate, before there is anything of it.
+func (c *Container) loadGate(want *agent.ExecGate) (Gate, error) {
+	if want == nil {
+		return openGate{}, nil
+	}
+	if c.cfg.LoadGate == nil {
+		return nil, fmt.Errorf("this agent has no exec gate: %w", errdefs.ErrNotImplemented)
+	}
+	return c.cfg.LoadGate(want, c.refused)
+}
+
+// Decisions returns what the container's gate has decided since the last call.
+func (c *Container) Decisions(ctx context.Context, noWait bool) ([]*agent.Decision, uint64, error) {
+	c.mu.Lock()
+	gate := c.gate
+	c.mu.Unlock()
+	if gate == nil {
+		return nil, 0, fmt.Errorf("container %s is %s: %w", c.id, creating, errdefs.ErrFailedPrecondition)
+	}
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	return gate.Decisions(ctx, noWait)
+}
+
+// How many lines about refused programs a container's users get.
+const (
+	maxNotes  = 100
+	noteEvery = 10 * time.Second
+)
+
+// notes keeps a program that tries again and again from filling the output.
+type notes struct {
+	mu    sync.Mutex
+	count int
+	last  map[string]time.Time
+}
+
+func (n *notes) may(line string, now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if last, ok := n.last[line]; n.count >= maxNotes || ok && now.Sub(last) < noteEvery {
+		return false
+	}
+	if n.last == nil {
+		n.last = make(map[string]time.Time)
+	}
+	n.last[line] = now
+	n.count++
+	return true
+}
+
+// refused tells whoever started the process that asked for a program why it
+// did not run.
+func (c *Container) refused(d *agent.Decision, line string) {
+	if !c.notes.may(line, time.Now()) {
+		return
+	}
+	if p := c.ancestor(int(d.GetPid()), int(d.GetPpid())); p != nil {
+		p.io.Note(line)
+	}
+}
+
+// maxAncestors bounds how far up a process's ancestors are looked for.
+const maxAncestors = 64
+
+// ancestor returns the process of ours that one of the container descends from:
+// an exec, or init.
+func (c *Container) ancestor(pid, parent int) *process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := make(map[int]*process, len(c.execs))
+	for _, p := range c.execs {
+		if p != nil {
+			known[p.child.PID()] = p
+		}
+	}
+	for range maxAncestors {
+		if p := known[pid]; p != nil {
+			return p
+		}
+		if pid <= 1 {
+			break
+		}
+		// It may be gone by now, and its parent is known all the same.
+		pid, parent = parent, parentOf(parent)
+	}
+	return c.init
+}
+
+func parentOf(pid int) int {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	// The name in brackets may hold anything.
+	_, rest, ok := cutLast(string(raw), ")")
+	if !ok {
+		return 0
+	}
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0
+	}
+	n, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}

@@ -1,0 +1,157 @@
+package execgate
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
+	"golang.org/x/sys/unix"
+)
+
+// Refusal is a program that the policy does not let a container's own process
+// be. It is found before the process is made, for its message: what stops the
+// program is the kernel.
+type Refusal struct {
+	// Path is the program.
+	Path string
+	// Hidden: there is to be none.
+	Hidden bool
+	Reason
+}
+
+// Error says why, in one line. It holds the system's words for a program that
+// may not be run, by which Docker chooses the exit code 126.
+func (r *Refusal) Error() string {
+	words := "permission denied"
+	if r.Hidden {
+		words = "no such file or directory"
+	}
+	return fmt.Sprintf("exec: %q: %s: %s", r.Path, words, r.text())
+}
+
+// Refused reports whether d is one that its user is told of: a program that was
+// not run. That a hidden one is hidden is not told.
+func Refused(d *agent.Decision) bool {
+	kind := d.GetKind() == kinds[gateKindKIND_EXEC] || d.GetKind() == kinds[gateKindKIND_ARGS]
+	switch d.GetDecision() {
+	case decisions[gateDecisionDECISION_ALLOW], decisions[gateDecisionDECISION_HIDE]:
+		return false
+	}
+	return kind && !d.GetWould()
+}
+
+// Line tells a person why a program did not run. What the container chose of it
+// is quoted, since it may go to a terminal.
+func (r Reason) Line(program string) string {
+	return fmt.Sprintf("nanoclaw: %q was not run: %s", program, r.text())
+}
+
+// text tells which rule it was, where it stands and what to do.
+func (r Reason) text() string {
+	s := "rule " + r.Rule
+	if r.Origin != "" {
+		s += " (" + r.Origin + ")"
+	}
+	if r.Why != "" {
+		s += ": " + r.Why
+	}
+	if r.Instead != "" {
+		s += "; " + r.Instead
+	}
+	return s
+}
+
+// Check returns a *Refusal if the gate would not run args[0] for a process with
+// this environment and folder, as far as that can be known before: neither
+// scripts' interpreters nor the image are looked at.
+func (g *Gate) Check(args, env []string, dir string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(args) == 0 || !g.armed {
+		return nil
+	}
+	c := container{root: int(g.root.Fd())}
+	name, one := c.program(g.files, args[0], env, dir)
+	if name == "" {
+		return nil
+	}
+	why, hidden := g.policy.refuses(one, args[1:])
+	if why == nil {
+		return nil
+	}
+	return &Refusal{Path: name, Hidden: hidden, Reason: *why}
+}
+
+// program returns the path of what a process named so would run, and the rules
+// about that; "" if there is no such file.
+func (c container) program(known files, name string, env []string, dir string) (string, *file) {
+	candidates := []string{path.Join(dir, name)}
+	if path.IsAbs(name) {
+		candidates = []string{name}
+	}
+	if !strings.Contains(name, "/") {
+		candidates = nil
+		for _, e := range env {
+			if list, ok := strings.CutPrefix(e, "PATH="); ok {
+				candidates = nil
+				for _, folder := range strings.Split(list, ":") {
+					candidates = append(candidates, path.Join(folder, name))
+				}
+			}
+		}
+	}
+	for _, candidate := range candidates {
+		if f, err := c.open(candidate, unix.O_PATH); err == nil {
+			var st unix.Stat_t
+			err := unix.Fstat(int(f.Fd()), &st)
+			_ = f.Close()
+			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+				return candidate, known[key{dev: st.Dev, ino: st.Ino}]
+			}
+		}
+	}
+	return "", nil
+}
+
+// refuses returns why a run of f with these arguments is not to be.
+func (p *Policy) refuses(f *file, argv []string) (why *Reason, hidden bool) {
+	lists := make([]bool, len(p.Lists))
+	if f != nil {
+		for i := range lists {
+			lists[i] = f.trusted
+		}
+		var strictest *Rule
+		for _, n := range f.rules {
+			r := &p.Rules[n]
+			if !contains(argv, r.Argv) {
+				continue
+			}
+			switch {
+			case r.Action == InList:
+				lists[r.List] = true
+			case r.Action != ReadOnly && !r.Would && (strictest == nil || r.Action < strictest.Action):
+				strictest = r
+			}
+		}
+		if strictest != nil {
+			return &strictest.Reason, strictest.Action == Hide
+		}
+	}
+	for i, in := range lists {
+		if !in && !p.Lists[i].Would {
+			return &p.Lists[i], false
+		}
+	}
+	return nil, false
+}
+
+// contains reports whether argv has the words in this order.
+func contains(argv, words []string) bool {
+	for _, a := range argv {
+		if len(words) > 0 && a == words[0] {
+			words = words[1:]
+		}
+	}
+	return len(words) == 0
+}
