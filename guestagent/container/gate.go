@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,19 +79,20 @@ const (
 type notes struct {
 	mu    sync.Mutex
 	count int
-	last  map[string]time.Time
+	// last is bounded by count.
+	last map[string]time.Time
 }
 
-func (n *notes) may(line string, now time.Time) bool {
+func (n *notes) may(what string, now time.Time) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if last, ok := n.last[line]; n.count >= maxNotes || ok && now.Sub(last) < noteEvery {
+	if last, ok := n.last[what]; n.count >= maxNotes || ok && now.Sub(last) < noteEvery {
 		return false
 	}
 	if n.last == nil {
 		n.last = make(map[string]time.Time)
 	}
-	n.last[line] = now
+	n.last[what] = now
 	n.count++
 	return true
 }
@@ -98,7 +100,8 @@ func (n *notes) may(line string, now time.Time) bool {
 // refused tells whoever started the process that asked for a program why it
 // did not run.
 func (c *Container) refused(d *agent.Decision, line string) {
-	if !c.notes.may(line, time.Now()) {
+	// A shell tries each folder of its PATH, and one line is enough.
+	if !c.notes.may(d.GetRule()+"\x00"+path.Base(d.GetPath()), time.Now()) {
 		return
 	}
 	if p := c.ancestor(int(d.GetPid()), int(d.GetPpid())); p != nil {

@@ -56,6 +56,11 @@ func newBox(name string) (*box, error) {
 func (b *box) close() error {
 	_ = os.WriteFile(b.group+"/cgroup.kill", []byte("1"), 0)
 	for range 500 {
+		// An attempt may have made groups in its own.
+		below, _ := filepath.Glob(b.group + "/*/")
+		for _, group := range below {
+			_ = unix.Rmdir(group)
+		}
 		if err := unix.Rmdir(b.group); err == nil {
 			return unix.Unmount(b.root, unix.MNT_DETACH)
 		}

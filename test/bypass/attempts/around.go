@@ -27,9 +27,9 @@ func init() {
 		"perf-open":  perfOpen,
 	})
 	add(Any, "the container makes no user namespace", map[string]func() error{
-		"userns-clone":   func() error { return ran(userns(0)) },
-		"userns-as-user": func() error { return ran(userns(1000)) },
-		"userns-unshare": func() error { return runs(Self, "unshare-user") },
+		"userns-clone":   func() error { return runs(Self, "clone-user") },
+		"userns-as-user": func() error { return ran(as(1000, Self, "clone-user")) },
+		"userns-tmpfs":   func() error { return ran(as(1000, Self, "user-tmpfs")) },
 	})
 	add(Any, "the container changes no mount", map[string]func() error{
 		"mount-tmpfs":    func() error { return unix.Mount("tmpfs", Work, "tmpfs", 0, "") },
@@ -77,7 +77,15 @@ func init() {
 		"agent-cgroup": agentCgroup,
 	})
 	role("vsock", func([]string) error { return socket(unix.AF_VSOCK, unix.SOCK_STREAM) })
-	role("unshare-user", func([]string) error { return unix.Unshare(unix.CLONE_NEWUSER) })
+	role("clone-user", func([]string) error { return ran(inUserNamespace(Self, "nothing")) })
+	role("user-tmpfs", func([]string) error { return ran(inUserNamespace(Self, "mount-and-run")) })
+	role("nothing", func([]string) error { return nil })
+	role("mount-and-run", func([]string) error {
+		if err := unix.Mount("tmpfs", Work, "tmpfs", 0, ""); err != nil {
+			return err
+		}
+		return runOwn("/work/own")
+	})
 	role("unshare-mount", func([]string) error {
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			return err
@@ -91,7 +99,6 @@ func init() {
 		return mountsBind()
 	})
 	role("pivot-and-run", pivotAndRun)
-	role("crash", crash)
 	role("leak", leak)
 	role("sleep", func([]string) error { time.Sleep(20 * time.Second); return nil })
 }
@@ -130,15 +137,14 @@ func perfOpen() error {
 	return unix.Close(fd)
 }
 
-func userns(uid uint32) *exec.Cmd {
-	cmd := as(uid, Image)
-	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWUSER
-	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: int(uid), HostID: int(uid), Size: 1}}
-	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: int(uid), HostID: int(uid), Size: 1}}
-	cmd.SysProcAttr.Credential.NoSetGroups = true
-	if uid != 0 {
-		// The child would have to be that user before it has the namespace.
-		cmd = as(uid, Self, "unshare-user")
+// inUserNamespace is a command that is root in a user namespace of its own, with
+// a mount namespace, for which its user needs no capability.
+func inUserNamespace(path string, args ...string) *exec.Cmd {
+	cmd := exec.Command(path, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
 	}
 	return cmd
 }
@@ -295,7 +301,10 @@ func helperCore() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}); err != nil {
 		return err
 	}
-	_ = exec.Command(Self, "crash").Run()
+	if err := os.WriteFile("/work/crash", crashing(), 0o755); err != nil { //nolint:gosec // a program
+		return err
+	}
+	_ = exec.Command("/work/crash").Run()
 	for range 50 {
 		if _, err := os.Stat("/work/leak"); err == nil {
 			return nil
@@ -304,8 +313,6 @@ func helperCore() error {
 	}
 	return errors.New("the helper did not run")
 }
-
-func crash([]string) error { return unix.Kill(os.Getpid(), unix.SIGABRT) }
 
 func leak(args []string) error {
 	_, _ = io.Copy(io.Discard, os.Stdin)

@@ -152,6 +152,8 @@ func runs(path string, args ...string) error {
 }
 
 func ran(cmd *exec.Cmd) error {
+	// Not every root that programs are tried in has a /dev/null.
+	cmd.Stdin = os.Stdin
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), Marker) {
 		return nil

@@ -67,7 +67,7 @@ func init() {
 		go func() { result <- writes[args[0]]() }()
 		return <-result
 	})
-	role("become", func(args []string) error { return syscall.Exec(args[0], args, nil) })
+	role("become", func(args []string) error { return syscall.Exec(args[0], args, os.Environ()) })
 	role("as-script", func([]string) error { return writes["write"]() })
 }
 

@@ -86,6 +86,9 @@ func tiny32(text string) []byte {
 	return program(code, 11, 16, text)
 }
 
+// crashing is a program that does what no processor knows.
+func crashing() []byte { return program([]byte{0x0f, 0x0b, 0, 0, 0, 0, 0, 0}, 2, 4, "") }
+
 func program(code []byte, address, length int, text string) []byte {
 	const header = 64 + 56
 	le := binary.LittleEndian
