@@ -16,6 +16,9 @@ type Agent struct {
 	line int
 }
 
+// Line is the entry's line in the policy file.
+func (a *Agent) Line() int { return a.line }
+
 // agents reads the list.
 func (r *reader) agents(n *document.Node, f *File) {
 	r.layer = LayerAgent

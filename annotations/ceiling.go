@@ -66,7 +66,7 @@ func (f *File) exceeds(r rules, agent *Agent) []excess {
 	all = append(all, exceedsLimits(r.limits, c.limits)...)
 	if agent != nil {
 		for _, name := range agent.Granted {
-			if t := f.tool(name); t != nil {
+			if t := f.Tool(name); t != nil {
 				all = append(all, f.toolExceeds(t, agent)...)
 			}
 		}

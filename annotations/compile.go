@@ -164,7 +164,7 @@ func (f *File) grants(a *Agent) grants {
 	}
 	g.programs.Origin, g.endpoints.Origin = a.Origin, a.Origin
 	for _, name := range a.Granted {
-		t := f.tool(name)
+		t := f.Tool(name)
 		g.programs.Programs = append(g.programs.Programs, t.Programs...)
 		g.endpoints.Endpoints = append(g.endpoints.Endpoints, t.Endpoints...)
 	}

@@ -35,7 +35,8 @@ type Enforced []Capability
 // Everything is for looking at policies, not for running containers.
 var Everything = Enforced{CapExec, CapReadonlyTools, CapHide, CapNetwork, CapSecrets, CapLifetime, CapAudit}
 
-func (e Enforced) has(c Capability) bool { return slices.Contains(e, c) }
+// Has reports whether c is among them.
+func (e Enforced) Has(c Capability) bool { return slices.Contains(e, c) }
 
 // Need is a rule that needs a [Capability].
 type Need struct {
@@ -98,7 +99,7 @@ func origin(o *Origin) Origin {
 // nobody enforces must not be accepted.
 func (e Enforced) check(p *Policy) error {
 	for _, n := range p.Needs() {
-		if e.has(n.Capability) {
+		if e.Has(n.Capability) {
 			continue
 		}
 		r := &Refusal{

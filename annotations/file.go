@@ -1,6 +1,8 @@
 package annotations
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,6 +21,7 @@ type File struct {
 	Agents []Agent
 
 	ceiling request
+	digest  string
 }
 
 // MaxFile is the largest policy file, in bytes.
@@ -38,7 +41,8 @@ func ParseFile(name string, data []byte) (*File, error) {
 	if n.Kind == document.Null {
 		n = &document.Node{Kind: document.Object, Line: n.Line}
 	}
-	f := &File{Name: name}
+	sum := sha256.Sum256(data)
+	f := &File{Name: name, digest: hex.EncodeToString(sum[:])}
 	r.object(n, "the policy file", fields{
 		"version": r.version,
 		"ceiling": func(n *document.Node) { r.ceiling(n, f) },
@@ -69,8 +73,8 @@ func (r *reader) ceiling(n *document.Node, f *File) {
 	q.complete()
 }
 
-// tool returns a tool of the catalog, or nil.
-func (f *File) tool(name string) *Tool {
+// Tool returns a tool of the catalog, or nil.
+func (f *File) Tool(name string) *Tool {
 	if f == nil {
 		return nil
 	}
@@ -81,6 +85,13 @@ func (f *File) tool(name string) *Tool {
 	}
 	return nil
 }
+
+// CeilingSources are the host folders that the ceiling gives.
+func (f *File) CeilingSources() []SourceList { return f.ceiling.sources }
+
+// Digest identifies the file's content: the SHA-256 in hexadecimal. It changes
+// with every byte, comments too: it is what a person has read and signed off.
+func (f *File) Digest() string { return f.digest }
 
 func (f *File) toolNames() []string {
 	var s []string
@@ -180,6 +191,10 @@ func (f *File) unknownNames(q rules) []unknownName {
 	}
 	return all
 }
+
+// LineOf is the line of an origin in the policy file, or 1 for one that has
+// none.
+func LineOf(o Origin) int { return lineOf(o, 1) }
 
 // lineOf is the line at the end of an origin's place.
 func lineOf(o Origin, otherwise int) int {

@@ -217,7 +217,7 @@ func unknownKey(key string, enforced Enforced) error {
 	known := slices.Collect(maps.Keys(keys))
 	if near := document.Nearest(strings.ToLower(key), known); near != "" {
 		r.Why += "; the nearest is " + near
-		if needs := keys[near].needs; needs != "" && !enforced.has(needs) {
+		if needs := keys[near].needs; needs != "" && !enforced.Has(needs) {
 			r.Why += ", which is not supported by this version of nanoclaw"
 		} else {
 			r.Instead = "write " + near + ", or remove it"

@@ -14,6 +14,11 @@ import (
 // DefaultPolicy is the policy file of a host whose configuration names no other.
 const DefaultPolicy = "/etc/nanoclaw/policy.yaml"
 
+// Enforced is what this version's shim and guest enforce besides mounts and
+// limits. A container whose policy needs more is refused. Each part that
+// enforces something adds its capability here, and nowhere else.
+var Enforced annotations.Enforced
+
 // LoadPolicy reads the host's policy file. Where there is none at the default
 // place the result is nil, which is the baseline; one that the configuration
 // names must exist. Only root may be able to write it: whoever can write it

@@ -9,10 +9,6 @@ import (
 	"github.com/nanoclaw/nanoclaw/shim/config"
 )
 
-// enforced is what this shim and its guest enforce besides mounts and limits. A
-// container whose policy needs more is refused.
-var enforced annotations.Enforced
-
 // compile makes the policy of a container from the host's policy file, the
 // annotations and the flags. The file is read for each container: a change is
 // in force for the next one. A file that cannot be used stops all, since nobody
@@ -27,7 +23,7 @@ func compile(cfg config.Config, id string, spec *specs.Spec) (*annotations.Polic
 		return nil, refuseAll(cfg.Policy, err.Error())
 	}
 	return annotations.Compile(annotations.Input{
-		ID: id, Annotations: spec.Annotations, Spec: spec, Host: host, Enforced: enforced,
+		ID: id, Annotations: spec.Annotations, Spec: spec, Host: host, Enforced: config.Enforced,
 	})
 }
 
