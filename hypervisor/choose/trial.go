@@ -43,6 +43,7 @@ func (s host) trial(ctx context.Context, c Config, h hypervisor.Hypervisor) (fin
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 
+	console := filepath.Join(dir, "console.log")
 	limit, hint, late := s.limit, "", ": it boots nothing, or this host is very busy; nanoclaw doctor --again tries once more"
 	_, err = os.Stat(s.pvm)
 	pvm := err == nil
@@ -59,7 +60,7 @@ func (s host) trial(ctx context.Context, c Config, h hypervisor.Hypervisor) (fin
 	defer runtime.UnlockOSThread()
 	vm, err := h.Start(trying, hypervisor.Config{
 		ID: "trial", Dir: dir, Kernel: c.Kernel, Image: c.Image,
-		CPUs: 1, Memory: trialMemory, CID: 3, Console: filepath.Join(dir, "console.log"),
+		CPUs: 1, Memory: trialMemory, CID: 3, Console: console,
 		StartProcess: func(cmd *exec.Cmd) error {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 			return cmd.Start()
@@ -82,12 +83,25 @@ func (s host) trial(ctx context.Context, c Config, h hypervisor.Hypervisor) (fin
 		if ctx.Err() != nil {
 			return finding{}, ctx.Err()
 		}
-		return finding{fmt.Sprintf("%s opens, but a trial guest did not boot within %s%s", s.kvm, limit, late), !pvm}, nil
+		return finding{fmt.Sprintf("%s opens, but a trial guest did not boot within %s%s%s", s.kvm, limit, late, lastLines(console)), !pvm}, nil
 	}
-	if e := vm.Exit(); e.Cause != hypervisor.CauseGuest {
-		return finding{problem: fmt.Sprintf("%s opens, but a trial guest ended with: %s %s%s", s.kvm, e.Cause, e.Detail, hint)}, nil
+	e := vm.Exit()
+	if e.Cause == hypervisor.CauseGuest {
+		return finding{}, nil
 	}
-	return finding{}, nil
+	problem := fmt.Sprintf("%s opens, but the guest did not boot: %s", s.kvm, e.Cause)
+	if e.Detail != "" {
+		problem += ": " + e.Detail
+	}
+	return finding{problem: problem + hint + lastLines(console)}, nil
+}
+
+// lastLines is the end of a console, as it goes on a problem.
+func lastLines(console string) string {
+	if tail := hypervisor.ConsoleTail(console); tail != "" {
+		return "; the end of its console:\n" + tail
+	}
+	return ""
 }
 
 func kill(vm hypervisor.VM) {
