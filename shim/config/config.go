@@ -49,6 +49,9 @@ type Config struct {
 	// RunDir holds one short-named folder per VM.
 	RunDir string `yaml:"run_dir"`
 
+	// Policy is the policy file: what containers may do. See LoadPolicy.
+	Policy string `yaml:"policy"`
+
 	// DefaultMemory is the guest's memory where the container has no limit.
 	DefaultMemory Size `yaml:"default_memory"`
 	// DefaultCPUs is the number of virtual CPUs where the container has no
@@ -79,6 +82,7 @@ func Default() Config {
 		Virtiofsd:        "virtiofsd",
 		VhostDeviceVsock: "vhost-device-vsock",
 		RunDir:           "/run/nanoclaw",
+		Policy:           DefaultPolicy,
 		DefaultMemory:    2 << 30,
 		BootTimeout:      Duration(60 * time.Second),
 		Audit:            defaultAudit(),
@@ -133,7 +137,7 @@ func (c *Config) validate() error {
 	default:
 		errs = append(errs, fmt.Errorf("hypervisor: %q is none of auto, cloud-hypervisor, qemu", c.Hypervisor))
 	}
-	for name, path := range map[string]string{"kernel": c.Kernel, "image": c.Image, "run_dir": c.RunDir} {
+	for name, path := range map[string]string{"kernel": c.Kernel, "image": c.Image, "run_dir": c.RunDir, "policy": c.Policy} {
 		if !filepath.IsAbs(path) {
 			errs = append(errs, fmt.Errorf("%s: %q is not an absolute path", name, path))
 		}

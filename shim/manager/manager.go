@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/nanoclaw/nanoclaw/internal/version"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 	"github.com/nanoclaw/nanoclaw/shim/wording"
@@ -173,8 +174,5 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 
 // Info implements shim.Manager.
 func (m Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
-	return &types.RuntimeInfo{Name: m.Name(), Version: &types.RuntimeVersion{Version: Version}}, nil
+	return &types.RuntimeInfo{Name: m.Name(), Version: &types.RuntimeVersion{Version: version.Version}}, nil
 }
-
-// Version is the project's.
-const Version = "0.1.0"

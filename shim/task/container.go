@@ -83,10 +83,10 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		}
 	}()
 	// Before anything is started: a refusal must cost nothing and leave nothing.
-	if c.policy, err = annotations.Compile(annotations.Input{ID: id, Annotations: spec.Annotations, Spec: spec}); err != nil {
+	if c.policy, err = compile(cfg, id, spec); err != nil {
 		return nil, err
 	}
-	c.audit.Identify(asked, c.policy.Digest())
+	c.audit.Identify(c.policy.Agent, c.policy.Digest())
 	c.resolvConf = sandbox.ResolvConf(spec)
 	narrowed := c.policy.Apply(spec)
 
@@ -107,7 +107,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	c.sandbox, err = sandbox.Start(ctx, sandbox.Options{
 		Namespace: s.namespace, ID: id,
 		Config: cfg, Hypervisor: hv, Launcher: s.launcher,
-		Spec: narrowed, Policy: c.policy, Agent: asked,
+		Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
 	}, func(sh *share.Share) error {
 		sh.Tell(c.audit.mount)
 		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root); err != nil {
@@ -140,7 +140,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams
 	if err != nil {
 		return err
 	}
-	policy, err := json.Marshal(c.policy)
+	policy, err := json.Marshal(c.policy.ForGuest())
 	if err != nil {
 		return err
 	}
