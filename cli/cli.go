@@ -28,6 +28,8 @@ type Streams struct {
 // subcommands are nanoclaw's, in the order of its help.
 var subcommands = []func() *cobra.Command{
 	doctorCommand,
+	psCommand,
+	auditCommand,
 }
 
 // The exit codes that every subcommand has. Others are an exitError's.

@@ -290,7 +290,11 @@ func (v *verifier) record(file string, n int, r *Record) {
 	case action == ActionPrune:
 		v.pruned[place{object.Last, object.SHA256}] = true
 	case r.Event == Lost && action != ActionTorn:
-		v.loss(file, n, "%d records of container %s were lost (%s): %s", object.Count, orNone(r.Container), action, object.Detail)
+		of := ""
+		if r.Container != "" {
+			of = " of container " + r.Container
+		}
+		v.loss(file, n, "%d records%s were lost (%s): %s", object.Count, of, action, object.Detail)
 	}
 	v.follows(file, n, r, action == ActionDamaged)
 	v.finished = action == ActionRotate
