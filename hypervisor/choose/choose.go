@@ -88,8 +88,15 @@ func (r Report) Err() error {
 }
 
 // Hypervisor returns the hypervisor that c allows and this host has, or an
-// error that says what was tried and what to do.
+// error that says what was tried and what to do. A guest that no hypervisor could
+// boot is no matter of choice, and named as what is wrong.
 func Hypervisor(ctx context.Context, c Config) (hypervisor.Hypervisor, error) {
+	if err := hypervisor.CheckKernel(c.Kernel); err != nil {
+		return nil, err
+	}
+	if err := hypervisor.CheckImage(c.Image); err != nil {
+		return nil, err
+	}
 	r := Examine(ctx, c)
 	return r.Chosen, r.Err()
 }

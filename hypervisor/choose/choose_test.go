@@ -157,6 +157,21 @@ func TestProblemsAreNamed(t *testing.T) {
 	}
 }
 
+// A guest that nothing can boot is named, and not a hypervisor.
+func TestAGuestThatIsNotThereIsNoMatterOfChoice(t *testing.T) {
+	b := newBench(t, nil, nil)
+	for path, problem := range map[string]string{
+		b.config.Kernel:           "is no uncompressed kernel",
+		b.config.Kernel + "-none": "cannot be read",
+	} {
+		b.config.Kernel = path
+		_, err := Hypervisor(context.Background(), b.config)
+		if err == nil || errors.Is(err, ErrNone) || !strings.Contains(err.Error(), "the guest kernel "+path+" "+problem) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 func TestAGuestThatHangsUnderPVM(t *testing.T) {
 	b := newBench(t, nil, nil)
 	b.pvm = b.kvm

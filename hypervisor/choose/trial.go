@@ -34,6 +34,7 @@ func (s host) trial(ctx context.Context, c Config, h hypervisor.Hypervisor) (pro
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 
+	console := filepath.Join(dir, "console.log")
 	limit, hint := trialLimit, ""
 	if _, err := os.Stat(s.pvm); err == nil {
 		limit, hint = trialLimitPVM, "; it is kvm_pvm's, which boots only kernels made for it"
@@ -47,7 +48,7 @@ func (s host) trial(ctx context.Context, c Config, h hypervisor.Hypervisor) (pro
 	defer runtime.UnlockOSThread()
 	vm, err := h.Start(trying, hypervisor.Config{
 		ID: "trial", Dir: dir, Kernel: c.Kernel, Image: c.Image,
-		CPUs: 1, Memory: trialMemory, CID: 3, Console: filepath.Join(dir, "console.log"),
+		CPUs: 1, Memory: trialMemory, CID: 3, Console: console,
 		StartProcess: func(cmd *exec.Cmd) error {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 			return cmd.Start()
@@ -71,10 +72,19 @@ func (s host) trial(ctx context.Context, c Config, h hypervisor.Hypervisor) (pro
 		}
 		return fmt.Sprintf("%s opens, but a trial guest did not boot within %s%s", s.kvm, limit, hint), nil
 	}
-	if e := vm.Exit(); e.Cause != hypervisor.CauseGuest {
-		return fmt.Sprintf("%s opens, but a trial guest ended with: %s %s%s", s.kvm, e.Cause, e.Detail, hint), nil
+	e := vm.Exit()
+	if e.Cause == hypervisor.CauseGuest {
+		return "", nil
 	}
-	return "", nil
+	problem = fmt.Sprintf("%s opens, but the guest did not boot: %s", s.kvm, e.Cause)
+	if e.Detail != "" {
+		problem += ": " + e.Detail
+	}
+	problem += hint
+	if tail := hypervisor.ConsoleTail(console); tail != "" {
+		problem += "; the end of its console:\n" + tail
+	}
+	return problem, nil
 }
 
 func kill(vm hypervisor.VM) {

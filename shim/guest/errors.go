@@ -2,13 +2,13 @@ package guest
 
 import (
 	"errors"
-	"strings"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
+	"github.com/nanoclaw/nanoclaw/internal/printable"
 )
 
 // maxErrorText bounds what the guest says of an error, in bytes.
@@ -30,7 +30,7 @@ func native(err error) error {
 		return err
 	}
 	text := s.Message()
-	text = Printable(text[:min(len(text), maxErrorText)])
+	text = printable.Text(text[:min(len(text), maxErrorText)])
 	switch s.Code() {
 	case codes.Unknown:
 		return errors.New(text)
@@ -38,16 +38,4 @@ func native(err error) error {
 		return &RuntimeError{text}
 	}
 	return errgrpc.ToNative(status.Error(s.Code(), text))
-}
-
-// Printable is the part of a text of the guest's that does nothing to the
-// terminal it is printed on.
-func Printable(text string) string {
-	const delete, lastC1 = 0x7f, 0x9f
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || r >= ' ' && (r < delete || r > lastC1) && r != '\uFFFD' {
-			return r
-		}
-		return -1
-	}, text))
 }

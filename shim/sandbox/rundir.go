@@ -13,7 +13,6 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/vmcgroup"
 )
 
@@ -90,27 +89,6 @@ func (d rundir) remove() error {
 		}
 	}
 	return fmt.Errorf("%s still has mounts below it and is left as it is", d)
-}
-
-// consoleTail returns the last lines of the guest's console, at most 2 KiB of
-// printable text.
-func (d rundir) consoleTail() string {
-	const most = 2 << 10
-	f, err := os.Open(d.console())
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	buf := make([]byte, min(most, info.Size()))
-	n, err := f.ReadAt(buf, info.Size()-int64(len(buf)))
-	if err != nil && n == 0 {
-		return ""
-	}
-	return guest.Printable(string(buf[:n]))
 }
 
 // killPatience bounds how long a killed VM's processes may take to go. The

@@ -248,7 +248,7 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 			err = cause
 		}
 	}
-	if tail := s.dir.consoleTail(); tail != "" {
+	if tail := hypervisor.ConsoleTail(s.dir.console()); tail != "" {
 		return fmt.Errorf("%w; the end of its console:\n%s", err, tail)
 	}
 	return fmt.Errorf("%w; its console is empty: is the configured kernel one that this hypervisor can boot?", err)
