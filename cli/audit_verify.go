@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
-
 	"github.com/spf13/cobra"
 
 	"github.com/nanoclaw/nanoclaw/shim/audit"
@@ -38,9 +36,7 @@ which this command prints, somewhere else, and give it to --expect later.`,
 				return err
 			}
 			if asJSON {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				err = encoder.Encode(report)
+				err = writeJSON(cmd.OutOrStdout(), report)
 			} else {
 				err = report.Write(cmd.OutOrStdout(), dir)
 			}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -29,9 +28,7 @@ func psCommand() *cobra.Command {
 				if containers == nil {
 					containers = []inventory.Container{}
 				}
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				return errors.Join(encoder.Encode(containers), err)
+				return errors.Join(writeJSON(cmd.OutOrStdout(), containers), err)
 			}
 			return errors.Join(inventory.Write(cmd.OutOrStdout(), containers, time.Now()), err)
 		},
