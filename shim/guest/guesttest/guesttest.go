@@ -25,9 +25,9 @@ const patience = 10 * time.Second
 
 // Guest is the far end of an agent's connection.
 type Guest struct {
-	server *ttrpc.Server
-
 	mu      sync.Mutex
+	conn    net.Conn
+	cut     bool
 	streams map[stream.Header]net.Conn
 	refuse  error
 	arrived chan struct{}
@@ -52,15 +52,17 @@ func (g *Guest) Serve(t testing.TB, service agent.AgentService) (conn net.Conn) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g.server, err = ttrpc.NewServer(); err != nil {
+	server, err := ttrpc.NewServer()
+	if err != nil {
 		t.Fatal(err)
 	}
-	agent.RegisterAgentService(g.server, service)
+	agent.RegisterAgentService(server, service)
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { _ = g.server.Serve(ctx, l) }()
+	go func() { _ = server.Serve(ctx, listener{l, g}) }()
 	t.Cleanup(func() {
 		cancel()
 		g.Cut()
+		_ = server.Close()
 	})
 	if conn, err = net.Dial("unix", l.Addr().String()); err != nil {
 		t.Fatal(err)
@@ -68,8 +70,35 @@ func (g *Guest) Serve(t testing.TB, service agent.AgentService) (conn net.Conn) 
 	return conn
 }
 
-// Cut ends the connection, as the agent's death would.
-func (g *Guest) Cut() { _ = g.server.Close() }
+// listener notes the connection that it accepts.
+type listener struct {
+	net.Listener
+	guest *Guest
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.guest.mu.Lock()
+	defer l.guest.mu.Unlock()
+	l.guest.conn = conn
+	if l.guest.cut {
+		_ = conn.Close()
+	}
+	return conn, nil
+}
+
+// Cut ends the connection at once, as the agent's death would.
+func (g *Guest) Cut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.cut = true
+	if g.conn != nil {
+		_ = g.conn.Close()
+	}
+}
 
 // Refuse makes every later stream fail with err.
 func (g *Guest) Refuse(err error) {
