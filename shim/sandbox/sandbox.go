@@ -53,9 +53,11 @@ const aftermath = time.Second
 type Options struct {
 	// Namespace and ID name it on this host.
 	Namespace, ID string
-	Config        config.Config
-	Hypervisor    hypervisor.Hypervisor
-	Launcher      *launch.Launcher
+	// Bundle is the first container's folder; Destroy is told no more than it.
+	Bundle     string
+	Config     config.Config
+	Hypervisor hypervisor.Hypervisor
+	Launcher   *launch.Launcher
 	// Spec is the first container's, for the sandbox's size and namespaces;
 	// Policy is its policy.
 	Spec   *specs.Spec
@@ -115,6 +117,9 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	memory := memoryFor(o.Spec, int64(o.Config.DefaultMemory))
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
 	cpus := cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates())
+	if err := rememberBase(o.Bundle, o.Config.RunDir); err != nil {
+		return nil, err
+	}
 	if err := s.dir.make(Info{
 		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
@@ -123,13 +128,13 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	}); err != nil {
 		return nil, err
 	}
-	undo.Add("remove run directory", s.dir.remove)
+	// The record goes last: while something is left in the cgroup, "delete" needs it.
+	undo.Add("remove cgroup and run directory", s.dir.destroy)
 
 	cg, err := vmcgroup.New(cgroupPath, memory)
 	if err != nil {
 		return nil, err
 	}
-	undo.Add("remove cgroup", func() error { return cg.Remove(killPatience) })
 
 	if s.ns, err = openNamespace(o.Policy); err != nil {
 		return nil, err
@@ -441,8 +446,12 @@ func ResolvConf(spec *specs.Spec) string {
 // Destroy ends and removes a sandbox whose shim is gone, without the guest's
 // help, within the engine's five seconds, and says what it was. One that is not
 // there is no error, and nil.
-func Destroy(cfg config.Config, namespace, id string) (*Info, error) {
-	d := newRundir(cfg.RunDir, namespace, id)
+func Destroy(bundle, namespace, id string) (*Info, error) {
+	base, err := rememberedBase(bundle)
+	if base == "" {
+		return nil, err
+	}
+	d := newRundir(base, namespace, id)
 	info, err := d.info()
 	if err != nil {
 		return nil, err

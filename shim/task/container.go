@@ -139,7 +139,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	}
 	var guestSpec *specs.Spec
 	c.sandbox, err = s.startVM(ctx, sandbox.Options{
-		Namespace: s.namespace, ID: id,
+		Namespace: s.namespace, ID: id, Bundle: bundle,
 		Config: cfg, Hypervisor: hv, Launcher: s.launcher,
 		Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
 	}, func(sh *share.Share) error {

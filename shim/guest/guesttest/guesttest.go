@@ -52,23 +52,63 @@ func (g *Guest) Serve(t testing.TB, service agent.AgentService) (conn net.Conn) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.serve(t, service, listener{l, g})
+	if conn, err = net.Dial("unix", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// Call calls the shim, as the agent does at boot, at a socket that listens
+// already, and answers the calls that come back.
+func (g *Guest) Call(t testing.TB, service agent.AgentService, socket string) error {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return err
+	}
+	conns := make(chan net.Conn, 1)
+	conns <- conn
+	g.serve(t, service, listener{&called{conn.LocalAddr(), conns, sync.Once{}}, g})
+	return nil
+}
+
+func (g *Guest) serve(t testing.TB, service agent.AgentService, l net.Listener) {
+	t.Helper()
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		t.Fatal(err)
 	}
 	agent.RegisterAgentService(server, service)
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { _ = server.Serve(ctx, listener{l, g}) }()
+	go func() { _ = server.Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
 		g.Cut()
 		_ = server.Close()
 	})
-	if conn, err = net.Dial("unix", l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	return conn
 }
+
+// called is a listener with one connection, which is there already.
+type called struct {
+	addr  net.Addr
+	conns chan net.Conn
+	once  sync.Once
+}
+
+func (c *called) Accept() (net.Conn, error) {
+	conn, ok := <-c.conns
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (c *called) Close() error {
+	c.once.Do(func() { close(c.conns) })
+	return nil
+}
+
+func (c *called) Addr() net.Addr { return c.addr }
 
 // listener notes the connection that it accepts.
 type listener struct {
