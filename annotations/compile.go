@@ -19,8 +19,8 @@ type Input struct {
 	Spec *specs.Spec
 	// Host is the host's policy file; nil: there is none.
 	Host *File
-	// Private are the runtime's own folders on this host, which are never shared,
-	// wherever the configuration has put them.
+	// Private are the runtime's own folders and files on this host, which are
+	// never shared, wherever the configuration has put them.
 	Private []string
 	// Enforced is what the caller can enforce. A policy that needs more is
 	// refused.
