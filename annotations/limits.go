@@ -31,6 +31,16 @@ var limitKinds = map[string]struct {
 	"lifetime": {parseLifetime, func(l *Limits) **Limit { return &l.Lifetime }},
 }
 
+// ParseLimit reads one of the limits cpus, memory, pids and lifetime as a person
+// writes it. Where that is none, it says why, and what to write instead.
+func ParseLimit(name, text string) (value int64, why, instead string) {
+	kind, ok := limitKinds[name]
+	if !ok {
+		return 0, "there is no limit of this name", "write cpus, memory, pids or lifetime"
+	}
+	return kind.parse(text)
+}
+
 func (r *reader) limit(n *document.Node, name string, q *request) {
 	text, ok := r.scalar(n, "limits."+name)
 	if !ok {
@@ -42,7 +52,7 @@ func (r *reader) limit(n *document.Node, name string, q *request) {
 		r.bad(n.Line, "limits."+name+" is "+quote(text)+": "+why, instead)
 		return
 	}
-	*kind.field(&q.rules.limits) = &Limit{Value: value, Origin: r.origin(n)}
+	*kind.field(&q.limits) = &Limit{Value: value, Origin: r.origin(n)}
 }
 
 // parseCPUs reads a number such as 2 or 0.5.

@@ -43,6 +43,38 @@ func baselinePlaces() []Place {
 	return places
 }
 
+// refusePrivate adds the runtime's own folders to the refused places, as far as
+// they do not lie in one already.
+func (p *Policy) refusePrivate(folders []string) {
+	for _, folder := range folders {
+		p.refuse(path.Clean(folder), "nanoclaw's own", baseline)
+	}
+}
+
+// refuseSecrets adds the files of the catalog's secrets: a tool's secret is used
+// for a container, and never shown to one.
+func (p *Policy) refuseSecrets(host *File) {
+	if host == nil {
+		return
+	}
+	for _, t := range host.Tools {
+		for _, s := range t.Secrets {
+			if _, file, ok := strings.Cut(s.Source, ":"); ok {
+				p.refuse(file, "a secret of the tool "+t.Name, s.Origin)
+			}
+		}
+	}
+}
+
+func (p *Policy) refuse(place, kind string, from Origin) {
+	if slices.ContainsFunc(p.Mounts.Refuse, func(r Place) bool {
+		return path.IsAbs(r.Path) && r.Path != "/" && below(place, r.Path)
+	}) {
+		return
+	}
+	p.Mounts.Refuse = append(p.Mounts.Refuse, Place{Path: place, Kind: kind, Rule: "mounts.refuse " + place, Origin: from})
+}
+
 // Probes are names to look for below a folder that is to be shared, one level
 // deep: what is found goes into [Source.Holds]. A home folder is refused for
 // holding credentials, not for its own name. A name that projects use for

@@ -21,6 +21,16 @@ type RuntimeError struct{ Text string }
 // Error is part of error.
 func (e *RuntimeError) Error() string { return e.Text }
 
+// Said is an error that the guest itself reported, as opposed to one of reaching
+// it.
+type Said struct{ err error }
+
+// Error implements error.
+func (e *Said) Error() string { return e.err.Error() }
+
+// Unwrap returns the error with its class.
+func (e *Said) Unwrap() error { return e.err }
+
 // native is an error of the guest as one of ours: its class and its text, and
 // nothing else of what it may hold. One without a class keeps its text alone:
 // the wire's wrapping would be printed to a person.
@@ -33,9 +43,9 @@ func native(err error) error {
 	text = printable.Text(text[:min(len(text), maxErrorText)])
 	switch s.Code() {
 	case codes.Unknown:
-		return errors.New(text)
+		return &Said{errors.New(text)}
 	case agent.RuntimeStatus:
-		return &RuntimeError{text}
+		return &Said{&RuntimeError{text}}
 	}
-	return errgrpc.ToNative(status.Error(s.Code(), text))
+	return &Said{errgrpc.ToNative(status.Error(s.Code(), text))}
 }

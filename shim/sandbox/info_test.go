@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
-	"github.com/nanoclaw/nanoclaw/shim/config"
 )
 
 func TestInfoOfRunDirectories(t *testing.T) {
@@ -38,13 +37,15 @@ func TestInfoOfRunDirectories(t *testing.T) {
 		t.Errorf("%v, %v; want an error and the other one", all, err)
 	}
 
-	cfg := config.Default()
-	cfg.RunDir = base
-	left, err := Destroy(cfg, "moby", "c1")
+	bundle := t.TempDir()
+	if err := rememberBase(bundle, base); err != nil {
+		t.Fatal(err)
+	}
+	left, err := Destroy(bundle, "moby", "c1")
 	if err != nil || left == nil || *left != want {
 		t.Errorf("%+v, %v; want what was there", left, err)
 	}
-	if left, err := Destroy(cfg, "moby", "c1"); err != nil || left != nil {
+	if left, err := Destroy(bundle, "moby", "c1"); err != nil || left != nil {
 		t.Errorf("%+v, %v of what is gone", left, err)
 	}
 }

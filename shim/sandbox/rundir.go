@@ -28,6 +28,26 @@ func newRundir(base, namespace, id string) rundir {
 	return rundir(filepath.Join(base, hex.EncodeToString(sum[:8])))
 }
 
+// baseFile is where a bundle says below which folder its container's run
+// directory is: the configuration may be another by the time of "delete".
+const baseFile = "nanoclaw-run-dir"
+
+func rememberBase(bundle, base string) error {
+	if err := os.WriteFile(filepath.Join(bundle, baseFile), []byte(base), 0o600); err != nil {
+		return fmt.Errorf("note the run directory in the bundle: %w", err)
+	}
+	return nil
+}
+
+// rememberedBase is empty where no sandbox was started.
+func rememberedBase(bundle string) (string, error) {
+	base, err := os.ReadFile(filepath.Join(bundle, baseFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the run directory from the bundle: %w", err)
+	}
+	return string(base), nil
+}
+
 func (d rundir) console() string { return filepath.Join(string(d), "console.log") }
 func (d rundir) record() string  { return filepath.Join(string(d), "vm.json") }
 
@@ -47,7 +67,12 @@ func (d rundir) make(info Info) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(d.record(), data, 0o600); err != nil {
+	// Whole or not at all: Destroy could do nothing with a part of it.
+	part := d.record() + ".part"
+	if err := os.WriteFile(part, data, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("write the VM's record: %w", err), d.remove())
+	}
+	if err := os.Rename(part, d.record()); err != nil {
 		return errors.Join(fmt.Errorf("write the VM's record: %w", err), d.remove())
 	}
 	return nil

@@ -53,9 +53,11 @@ const aftermath = time.Second
 type Options struct {
 	// Namespace and ID name it on this host.
 	Namespace, ID string
-	Config        config.Config
-	Hypervisor    hypervisor.Hypervisor
-	Launcher      *launch.Launcher
+	// Bundle is the first container's folder; Destroy is told no more than it.
+	Bundle     string
+	Config     config.Config
+	Hypervisor hypervisor.Hypervisor
+	Launcher   *launch.Launcher
 	// Spec is the first container's, for the sandbox's size and namespaces;
 	// Policy is its policy.
 	Spec   *specs.Spec
@@ -84,6 +86,9 @@ type Sandbox struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	close  func() error
+
+	// beside counts what runs beside the sandbox, in its network namespace.
+	beside sync.WaitGroup
 
 	// relaying says whether DNS questions are relayed.
 	relaying atomic.Bool
@@ -115,6 +120,9 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	memory := memoryFor(o.Spec, int64(o.Config.DefaultMemory))
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
 	cpus := cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates())
+	if err := rememberBase(o.Bundle, o.Config.RunDir); err != nil {
+		return nil, err
+	}
 	if err := s.dir.make(Info{
 		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
@@ -123,18 +131,19 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	}); err != nil {
 		return nil, err
 	}
-	undo.Add("remove run directory", s.dir.remove)
+	// The record goes last: while something is left in the cgroup, "delete" needs it.
+	undo.Add("remove cgroup and run directory", s.dir.destroy)
 
 	cg, err := vmcgroup.New(cgroupPath, memory)
 	if err != nil {
 		return nil, err
 	}
-	undo.Add("remove cgroup", func() error { return cg.Remove(killPatience) })
 
 	if s.ns, err = openNamespace(o.Policy); err != nil {
 		return nil, err
 	}
 	undo.Add("close network namespace", s.ns.Close)
+	undo.Add("end what uses the network namespace", s.endBeside)
 	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, cg) }
 
 	if s.share, err = share.New(string(s.dir)); err != nil {
@@ -380,12 +389,35 @@ func (s *Sandbox) Wire(ctx context.Context, resolvConf string) (*agent.NetworkSt
 			return nil, err
 		}
 	}
-	go func() {
+	if err := s.runBeside(func() {
 		if err := s.net.Watch(s.ctx, s.apply); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Error("network changes are not followed any more")
 		}
-	}()
+	}); err != nil {
+		return nil, err
+	}
 	return state, nil
+}
+
+// runBeside runs f, which ends with s.ctx, unless the sandbox has ended.
+func (s *Sandbox) runBeside(f func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ctx.Err(); err != nil {
+		return fmt.Errorf("the sandbox has ended: %w", err)
+	}
+	s.beside.Go(f)
+	return nil
+}
+
+// endBeside ends all of them: a namespace's descriptor must not be closed, and
+// its number be another file's, while one of them is about to enter it.
+func (s *Sandbox) endBeside() error {
+	s.mu.Lock()
+	s.cancel()
+	s.mu.Unlock()
+	s.beside.Wait()
+	return nil
 }
 
 func (s *Sandbox) apply(state *agent.NetworkState) error {
@@ -420,11 +452,13 @@ func (s *Sandbox) relayDNS(ctx context.Context) error {
 		s.relaying.Store(false)
 		return err
 	}
-	go func() {
+	if err := s.runBeside(func() {
 		if err := network.RelayDNS(s.ctx, s.ns, conn); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Warn("the relay of DNS questions ended")
 		}
-	}()
+	}); err != nil {
+		return errors.Join(err, conn.Close())
+	}
 	return nil
 }
 
@@ -441,8 +475,12 @@ func ResolvConf(spec *specs.Spec) string {
 // Destroy ends and removes a sandbox whose shim is gone, without the guest's
 // help, within the engine's five seconds, and says what it was. One that is not
 // there is no error, and nil.
-func Destroy(cfg config.Config, namespace, id string) (*Info, error) {
-	d := newRundir(cfg.RunDir, namespace, id)
+func Destroy(bundle, namespace, id string) (*Info, error) {
+	base, err := rememberedBase(bundle)
+	if base == "" {
+		return nil, err
+	}
+	d := newRundir(base, namespace, id)
 	info, err := d.info()
 	if err != nil {
 		return nil, err

@@ -24,6 +24,7 @@ func compile(cfg config.Config, id string, spec *specs.Spec) (*annotations.Polic
 	}
 	return annotations.Compile(annotations.Input{
 		ID: id, Annotations: spec.Annotations, Spec: spec, Host: host, Enforced: config.Enforced,
+		Private: cfg.Private(),
 	})
 }
 
