@@ -80,17 +80,23 @@ type notes struct {
 	mu    sync.Mutex
 	count int
 	// last is bounded by count.
-	last map[string]time.Time
+	last map[note]time.Time
 }
 
-func (n *notes) may(what string, now time.Time) bool {
+// note is what a line is about, and who gets it.
+type note struct {
+	to            *process
+	rule, program string
+}
+
+func (n *notes) may(what note, now time.Time) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if last, ok := n.last[what]; n.count >= maxNotes || ok && now.Sub(last) < noteEvery {
 		return false
 	}
 	if n.last == nil {
-		n.last = make(map[string]time.Time)
+		n.last = make(map[note]time.Time)
 	}
 	n.last[what] = now
 	n.count++
@@ -100,11 +106,12 @@ func (n *notes) may(what string, now time.Time) bool {
 // refused tells whoever started the process that asked for a program why it
 // did not run.
 func (c *Container) refused(d *agent.Decision, line string) {
-	// A shell tries each folder of its PATH, and one line is enough.
-	if !c.notes.may(d.GetRule()+"\x00"+path.Base(d.GetPath()), time.Now()) {
+	p := c.ancestor(int(d.GetPid()), int(d.GetPpid()))
+	if p == nil {
 		return
 	}
-	if p := c.ancestor(int(d.GetPid()), int(d.GetPpid())); p != nil {
+	// A shell tries each folder of its PATH, and one line is enough.
+	if c.notes.may(note{p, d.GetRule(), path.Base(d.GetPath())}, time.Now()) {
 		p.io.Note(line)
 	}
 }

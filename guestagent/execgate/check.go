@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"time"
 
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"golang.org/x/sys/unix"
@@ -80,6 +81,11 @@ func (g *Gate) Check(args, env []string, dir string) error {
 	if why == nil {
 		return nil
 	}
+	// The kernel will not be asked, so this is what goes on record.
+	g.records.put(&agent.Decision{
+		Kind: kinds[gateKindKIND_EXEC], Decision: decisions[gateDecisionDECISION_DENY],
+		Rule: why.Rule, Origin: why.Origin, Path: text([]byte(name)), Time: time.Now().UnixNano(),
+	})
 	return &Refusal{Path: name, Hidden: hidden, Reason: *why}
 }
 

@@ -140,14 +140,20 @@ func (g *Gate) kernelLost() uint64 {
 	return n
 }
 
-// Decisions returns up to 256 decisions, once there is one, and how many were
-// lost since the last call. With noWait it returns what there is.
+// maxWait is how long a call waits for a decision. The host takes one that waits
+// longer for lost.
+const maxWait = 10 * time.Second
+
+// Decisions returns up to 256 decisions, once there is one or after some
+// seconds, and how many were lost since the last call. With noWait it returns
+// what there is.
 func (g *Gate) Decisions(ctx context.Context, noWait bool) ([]*agent.Decision, uint64, error) {
 	if noWait {
 		return g.take()
 	}
 	select {
 	case <-g.records.some:
+	case <-time.After(maxWait):
 	case <-ctx.Done():
 		return nil, 0, ctx.Err()
 	}

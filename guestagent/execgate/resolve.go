@@ -231,11 +231,16 @@ func (w *walk) expand(at string, parts []string, depth int) error {
 	}
 	for _, e := range entries {
 		if part == "**" {
-			// Links are not followed, or this would not end.
-			if e.IsDir() {
-				if err := w.expand(path.Join(at, e.Name()), parts, depth+1); err != nil {
-					return err
+			// Links to folders are not followed, or this would not end.
+			next := parts
+			if !e.IsDir() {
+				if len(rest) > 0 {
+					continue
 				}
+				next = nil
+			}
+			if err := w.expand(path.Join(at, e.Name()), next, depth+1); err != nil {
+				return err
 			}
 			continue
 		}

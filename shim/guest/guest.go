@@ -133,7 +133,7 @@ func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.R
 
 func timeout(method string) time.Duration {
 	switch method {
-	case "Wait", "Decisions":
+	case "Wait":
 		return 0 // as long as the process lives
 	case "Create", "Exec":
 		return createTimeout

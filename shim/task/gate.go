@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -103,7 +104,9 @@ const lastDecisions = 2 * time.Second
 // gone. What it is told is the guest's word.
 func (c *container) follow(ctx context.Context) {
 	for {
-		if _, err := c.decisions(ctx, false); err != nil {
+		_, err := c.decisions(ctx, false)
+		// A guest that is paused does not answer, and will again.
+		if err != nil && !(errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil) {
 			log.G(ctx).WithError(err).WithField("container", c.id).Debug("the exec gate tells no more")
 			return
 		}

@@ -171,6 +171,11 @@ func (a *fakeAgent) Network(ctx context.Context, _ *agent.NetworkRequest) (*agen
 	return &agent.NetworkResponse{}, a.call(ctx, "Network")
 }
 
+// Decisions is asked only of a guest with a gate, which this one has not.
+func (a *fakeAgent) Decisions(ctx context.Context, _ *agent.DecisionsRequest) (*agent.DecisionsResponse, error) {
+	return &agent.DecisionsResponse{}, a.call(ctx, "Decisions")
+}
+
 func (a *fakeAgent) Delete(ctx context.Context, _ *agent.DeleteRequest) (*agent.DeleteResponse, error) {
 	return &agent.DeleteResponse{}, a.call(ctx, "Delete")
 }

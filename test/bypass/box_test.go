@@ -57,7 +57,7 @@ func (b *box) close() error {
 	_ = os.WriteFile(b.group+"/cgroup.kill", []byte("1"), 0)
 	for range 500 {
 		// An attempt may have made groups in its own.
-		below, _ := filepath.Glob(b.group + "/*/")
+		below, _ := filepath.Glob(b.group + "/*")
 		for _, group := range below {
 			_ = unix.Rmdir(group)
 		}
