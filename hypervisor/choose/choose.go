@@ -39,18 +39,34 @@ type Config struct {
 	Dir string
 	// File is the configuration's file, for messages.
 	File string
+	// Again makes every trial anew, whatever was found earlier.
+	Again bool
 }
+
+// Outcome is what became of a candidate.
+type Outcome string
+
+const (
+	// Chosen is the candidate that runs VMs.
+	Chosen Outcome = "chosen"
+	// Unusable has a Problem.
+	Unusable Outcome = "cannot be used"
+	// Untried was not looked at, because an earlier one is chosen.
+	Untried Outcome = "not tried"
+)
 
 // Candidate is one way to run VMs, and what was found about it.
 type Candidate struct {
-	Name string
-	// Problem is why it cannot be used; empty for the one that is chosen, and
-	// for those that were not looked at because an earlier one is.
+	Name    string
+	Outcome Outcome
+	// Problem is why it cannot be used, empty for other outcomes.
 	Problem string
 }
 
 // Report is what was tried, found and chosen.
 type Report struct {
+	// KVM is what keeps this host's KVM from being opened, empty where it opens.
+	KVM string
 	// Candidates are in the order of preference.
 	Candidates []Candidate
 	// Chosen is nil where nothing can be used.
@@ -85,6 +101,7 @@ func Examine(ctx context.Context, c Config) Report { return system.examine(ctx, 
 type host struct {
 	kvm     string // the device
 	pvm     string // there where KVM needs a kernel made for it
+	open    func(name string, flag int, mode os.FileMode) (*os.File, error)
 	newQEMU func(qemu.Options) hypervisor.Hypervisor
 	newCH   func(cloudhypervisor.Options) hypervisor.Hypervisor
 }
@@ -92,6 +109,7 @@ type host struct {
 var system = host{
 	kvm:     "/dev/kvm",
 	pvm:     "/sys/module/kvm_pvm",
+	open:    os.OpenFile,
 	newQEMU: func(o qemu.Options) hypervisor.Hypervisor { return qemu.New(o) },
 	newCH:   func(o cloudhypervisor.Options) hypervisor.Hypervisor { return cloudhypervisor.New(o) },
 }
@@ -103,11 +121,14 @@ type option struct {
 }
 
 func (s host) examine(ctx context.Context, c Config) Report {
-	r := Report{file: c.File}
+	r := Report{KVM: s.openKVM(), file: c.File}
 	for _, o := range s.options(c) {
-		candidate := Candidate{Name: o.name}
+		candidate := Candidate{Name: o.name, Outcome: Untried}
 		if r.Chosen == nil {
-			r.Chosen, candidate.Problem = o.try(ctx)
+			candidate.Outcome = Chosen
+			if r.Chosen, candidate.Problem = o.try(ctx); r.Chosen == nil {
+				candidate.Outcome = Unusable
+			}
 		}
 		r.Candidates = append(r.Candidates, candidate)
 	}
@@ -128,7 +149,7 @@ func (s host) options(c Config) []option {
 		if err != nil {
 			return nil, err.Error()
 		}
-		return s.tryKVM(ctx, c, s.newQEMU(o), o.Binary)
+		return s.tryKVM(ctx, c, s.newQEMU(o), o.Binary, o.VsockBinary)
 	}}
 	qemuTCG := option{"qemu without KVM", func(context.Context) (hypervisor.Hypervisor, string) {
 		return s.tryEmulation(c)
@@ -143,16 +164,16 @@ func (s host) options(c Config) []option {
 	}
 }
 
-// tryKVM tries a driver of the binary on this host's KVM, unless a verdict is kept.
-func (s host) tryKVM(ctx context.Context, c Config, h hypervisor.Hypervisor, binary string) (hypervisor.Hypervisor, string) {
+// tryKVM tries a driver of the binaries on this host's KVM, unless a verdict is kept.
+func (s host) tryKVM(ctx context.Context, c Config, h hypervisor.Hypervisor, binaries ...string) (hypervisor.Hypervisor, string) {
 	if problem := s.openKVM(); problem != "" {
 		return nil, problem
 	}
-	key, err := verdictKey(binary, c.Kernel, c.Image)
+	key, err := verdictKey(append(binaries, c.Kernel, c.Image)...)
 	if err != nil {
 		return nil, err.Error()
 	}
-	v := verdicts{dir: c.Dir, name: h.Name()}
+	v := verdicts{dir: c.Dir, name: h.Name(), again: c.Again}
 	problem, err := v.get(key, func() (string, error) { return s.trial(ctx, c, h) })
 	if err != nil {
 		return nil, "try KVM: " + err.Error()
@@ -165,12 +186,12 @@ func (s host) tryKVM(ctx context.Context, c Config, h hypervisor.Hypervisor, bin
 
 // openKVM says what keeps KVM from being used at all, or "".
 func (s host) openKVM() string {
-	f, err := os.OpenFile(s.kvm, os.O_RDWR, 0)
+	f, err := s.open(s.kvm, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return s.kvm + " is absent: turn virtualisation on in the firmware, or nested virtualisation where this host is a VM, and load kvm_intel or kvm_amd"
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Sprintf("%v: run as root, or as a member of the device's group", err)
+		return fmt.Sprintf("%v: run as root, or as a member of the device's group; where root is refused, this is a container without the device", err)
 	case err != nil:
 		return err.Error()
 	}

@@ -19,6 +19,8 @@ import (
 type verdicts struct {
 	dir  string
 	name string
+	// again makes the trial whatever is kept.
+	again bool
 }
 
 // verdict is one trial's outcome. Problem is empty where the candidate works.
@@ -60,7 +62,7 @@ func (v verdicts) get(key string, trial func() (problem string, err error)) (pro
 		return "", err
 	}
 	path := filepath.Join(v.dir, "kvm-verdict-"+v.name+".json")
-	if kept, ok := read(path, key); ok {
+	if kept, ok := read(path, key); ok && !v.again {
 		return kept.Problem, nil
 	}
 	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
@@ -71,7 +73,7 @@ func (v verdicts) get(key string, trial func() (problem string, err error)) (pro
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("wait for another trial of KVM: %w", err)
 	}
-	if kept, ok := read(path, key); ok {
+	if kept, ok := read(path, key); ok && !v.again {
 		return kept.Problem, nil
 	}
 	problem, err = trial()

@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmm"
@@ -76,9 +77,31 @@ func (h *CloudHypervisor) Start(ctx context.Context, c hypervisor.Config) (hyper
 		if words := v.process.Words(); words != "" {
 			err = fmt.Errorf("%w; its last words: %s", err, words)
 		}
-		return nil, fmt.Errorf("start cloud-hypervisor: %w", err)
+		return nil, fmt.Errorf("start cloud-hypervisor: %w", h.explain(ctx, err))
 	}
 	return v, nil
+}
+
+// versionTimeout bounds the asking of a program that did not start well.
+const versionTimeout = 5 * time.Second
+
+// explain puts a version that is too old in the place of what came from it: such
+// a program ends at an option that it does not know, and answers no call.
+func (h *CloudHypervisor) explain(ctx context.Context, err error) error {
+	if !errors.Is(err, errNoAnswer) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
+	defer cancel()
+	out, failed := exec.CommandContext(ctx, h.options.Binary, "--version").Output()
+	words := strings.Fields(string(out))
+	if failed != nil || len(words) < 2 {
+		return err
+	}
+	if old := checkVersion(words[1]); old != nil {
+		return fmt.Errorf("%s: %w", h.options.Binary, old)
+	}
+	return err
 }
 
 // The descriptors that the VMM inherits, in the order of exec.Cmd.ExtraFiles.
@@ -164,7 +187,7 @@ func removeSockets(dir string) {
 func (v *vm) boot(ctx context.Context, c hypervisor.Config) error {
 	p, err := v.client.ping(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	if err := checkVersion(p.Version); err != nil {
 		return err
@@ -180,8 +203,12 @@ func (v *vm) boot(ctx context.Context, c hypervisor.Config) error {
 	return v.client.boot(ctx)
 }
 
-// errVersion is wrapped by checkVersion's errors.
-var errVersion = errors.New("unsuitable version of cloud-hypervisor")
+var (
+	// errVersion is wrapped by checkVersion's errors.
+	errVersion = errors.New("unsuitable version of cloud-hypervisor")
+	// errNoAnswer is wrapped where not even the version was answered.
+	errNoAnswer = errors.New("it does not answer")
+)
 
 // checkVersion takes versions such as "53.0", "v53.0" and "54.0.0-dev".
 func checkVersion(version string) error {

@@ -1,7 +1,9 @@
 package cloudhypervisor
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
@@ -27,6 +29,35 @@ func check(c hypervisor.Config) error {
 		if err := checkMTU(n); err != nil {
 			return err
 		}
+	}
+	return checkFiles(c)
+}
+
+// checkFiles looks for what the hypervisor would open: its own errors do not
+// name a kernel, and a socket that is missing it waits for.
+func checkFiles(c hypervisor.Config) error {
+	for _, file := range []struct{ what, path string }{{"guest's kernel", c.Kernel}, {"guest's image", c.Image}} {
+		f, err := os.Open(file.path)
+		if err != nil {
+			return fmt.Errorf("the %s: %w", file.what, err)
+		}
+		st, err := f.Stat()
+		if err := errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("the %s: %w", file.what, err)
+		}
+		if st.IsDir() {
+			return fmt.Errorf("the %s: %s is a folder", file.what, file.path)
+		}
+	}
+	if c.FSSocket == "" {
+		return nil
+	}
+	st, err := os.Stat(c.FSSocket)
+	if err != nil {
+		return fmt.Errorf("the socket of the share's daemon: %w", err)
+	}
+	if st.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("the socket of the share's daemon: %s is no socket", c.FSSocket)
 	}
 	return nil
 }
@@ -56,6 +87,9 @@ func vmConfig(c hypervisor.Config, console string) api.VM {
 		Disks: []api.Disk{{
 			Path: c.Image, Readonly: true, ImageType: api.Raw,
 			NumQueues: 1, QueueSize: queueSize,
+			// Nothing is discarded on a disk that cannot be written, and asking
+			// for it is a warning of the hypervisor's.
+			Sparse: false,
 		}},
 		Vsock:   api.Vsock{Cid: int64(c.CID), Socket: hypervisor.VsockPath(c.Dir)},
 		Rng:     api.RNG{Src: "/dev/urandom"},

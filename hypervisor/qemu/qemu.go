@@ -82,7 +82,7 @@ func (q *QEMU) Start(ctx context.Context, c hypervisor.Config) (hypervisor.VM, e
 	if err := check(q.options.Accel, c); err != nil {
 		return nil, fmt.Errorf("start qemu: %w", err)
 	}
-	if err := checkKernel(c.Kernel); err != nil {
+	if err := hypervisor.CheckKernel(c.Kernel); err != nil {
 		return nil, fmt.Errorf("start qemu: %w", err)
 	}
 	if c.StartProcess == nil {

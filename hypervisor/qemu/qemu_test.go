@@ -22,7 +22,7 @@ import (
 func fakeKernel(t *testing.T, path string) {
 	t.Helper()
 	le := binary.LittleEndian
-	n := note("Xen\x00", pvhEntry, "\x00\x00\x00\x01")
+	n := "\x04\x00\x00\x00\x04\x00\x00\x00\x12\x00\x00\x00Xen\x00\x00\x00\x00\x01"
 	b := make([]byte, 64+56)
 	copy(b, "\x7fELF\x02\x01\x01")
 	le.PutUint16(b[16:], 2)  // executable

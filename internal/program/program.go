@@ -4,6 +4,8 @@ package program
 import (
 	"fmt"
 	"os/exec"
+	"path/filepath"
+	"strings"
 )
 
 // Where distributions keep programs that are not in PATH. The virtiofsd that
@@ -14,18 +16,25 @@ var (
 	VhostDeviceVsock = []string{"/usr/libexec/vhost-device-vsock", "/usr/lib/vhost-device-vsock"}
 )
 
-// Find returns the path of a program: name as it is where it is a path, or looked
-// up in PATH and then among the known places. file is the configuration that can
-// name another, for the error.
+// Find returns the path of a program. A name with a slash is that file and no
+// other; another is looked up in PATH, then among the known places of a program
+// of that name. file is the configuration that can name another, for the error.
 func Find(name, file string, known ...string) (string, error) {
-	for _, place := range append([]string{name}, known...) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	if strings.ContainsRune(name, '/') {
+		return "", fmt.Errorf("%s was not found, or cannot be run; install it, or name another in %s", name, file)
+	}
+	where := "PATH"
+	for _, place := range known {
+		if filepath.Base(place) != name {
+			continue
+		}
 		if path, err := exec.LookPath(place); err == nil {
 			return path, nil
 		}
-	}
-	where := "PATH"
-	if len(known) > 0 {
-		where = fmt.Sprintf("PATH or in %v", known)
+		where += ", " + filepath.Dir(place)
 	}
 	return "", fmt.Errorf("%s was not found in %s; install it, or name it in %s", name, where, file)
 }

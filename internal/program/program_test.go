@@ -10,10 +10,14 @@ import (
 func TestFind(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
-	for name, mode := range map[string]os.FileMode{"in-path": 0o755, "no-program": 0o644, "known": 0o755} {
+	for name, mode := range map[string]os.FileMode{"in-path": 0o755, "no-program": 0o644} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, mode); err != nil {
 			t.Fatal(err)
 		}
+	}
+	elsewhere := filepath.Join(t.TempDir(), "known")
+	if err := os.WriteFile(elsewhere, nil, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
 	for _, c := range []struct {
@@ -23,8 +27,10 @@ func TestFind(t *testing.T) {
 	}{
 		{"in-path", nil, at("in-path")},
 		{at("in-path"), nil, at("in-path")},
-		{"elsewhere", []string{at("absent"), at("known")}, at("known")},
-		{"in-path", []string{at("known")}, at("in-path")},
+		{"known", []string{"/absent/known", elsewhere}, elsewhere},
+		{"other", []string{elsewhere}, ""}, // somebody's own program is not replaced
+		{"/absent/known", []string{elsewhere}, ""},
+		{"in-path", []string{"/absent/in-path"}, at("in-path")},
 		{"no-program", []string{at("no-program")}, ""},
 		{"absent", nil, ""},
 	} {

@@ -166,7 +166,7 @@ func takeSnapshot(dir string) (_ *snapshot, err error) {
 		opened.first = firstSeq(opened)
 	}
 	if len(s.files) == 0 {
-		return nil, fmt.Errorf("there is no audit log in %s: no file %s", dir, FileName)
+		return nil, fmt.Errorf("there is no audit log in %s: open %s: %w", dir, FileName, plain(unix.ENOENT))
 	}
 	slices.SortStableFunc(s.files, func(a, b *snapshotFile) int {
 		switch {

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/nanoclaw/nanoclaw/internal/version"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 	"github.com/nanoclaw/nanoclaw/shim/wording"
@@ -156,8 +157,14 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		log.G(ctx).WithError(err).Warn("the default run directory is cleaned")
 		cfg = config.Default()
 	}
-	if err := sandbox.Destroy(cfg, ns, id); err != nil {
+	left, err := sandbox.Destroy(cfg, ns, id)
+	if err != nil {
 		return status, err
+	}
+	if left != nil {
+		if err := recordDeath(cfg.Audit, left); err != nil {
+			log.G(ctx).WithError(err).Error("the audit log lacks the end of the container")
+		}
 	}
 	if err := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH); err != nil {
 		log.G(ctx).WithError(err).Warn("unmount the bundle's root file system")
@@ -167,8 +174,5 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 
 // Info implements shim.Manager.
 func (m Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
-	return &types.RuntimeInfo{Name: m.Name(), Version: &types.RuntimeVersion{Version: Version}}, nil
+	return &types.RuntimeInfo{Name: m.Name(), Version: &types.RuntimeVersion{Version: version.Version}}, nil
 }
-
-// Version is the project's.
-const Version = "0.1.0"

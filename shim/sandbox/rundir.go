@@ -32,15 +32,9 @@ func newRundir(base, namespace, id string) rundir {
 func (d rundir) console() string { return filepath.Join(string(d), "console.log") }
 func (d rundir) record() string  { return filepath.Join(string(d), "vm.json") }
 
-// record is what "delete" must know when the shim is gone.
-type record struct {
-	ID     string `json:"id"`
-	Cgroup string `json:"cgroup"`
-}
-
 // make makes the folder. What a predecessor of the same name left is removed
 // first, as "delete" would.
-func (d rundir) make(r record) error {
+func (d rundir) make(info Info) error {
 	if err := d.destroy(); err != nil {
 		return err
 	}
@@ -50,7 +44,7 @@ func (d rundir) make(r record) error {
 	if err := os.Mkdir(string(d), 0o700); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
-	data, err := json.Marshal(r)
+	data, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}
@@ -62,20 +56,14 @@ func (d rundir) make(r record) error {
 
 // destroy kills what the record names and removes the folder.
 func (d rundir) destroy() error {
-	data, err := os.ReadFile(d.record())
-	switch {
-	case err == nil:
-		var r record
-		if err := json.Unmarshal(data, &r); err != nil {
-			return fmt.Errorf("read the VM's record %s: %w", d.record(), err)
+	info, err := d.info()
+	if err != nil {
+		return err
+	}
+	if info != nil && info.Cgroup != "" {
+		if err := vmcgroup.Destroy(info.Cgroup, killPatience); err != nil {
+			return err
 		}
-		if r.Cgroup != "" {
-			if err := vmcgroup.Destroy(r.Cgroup, killPatience); err != nil {
-				return err
-			}
-		}
-	case !errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("read the VM's record: %w", err)
 	}
 	return d.remove()
 }

@@ -60,6 +60,8 @@ type Options struct {
 	// Policy is its policy.
 	Spec   *specs.Spec
 	Policy *annotations.Policy
+	// Agent is the agent that the container runs as; empty: none.
+	Agent string
 }
 
 // Timing says when the steps of a start were done.
@@ -90,6 +92,7 @@ type Sandbox struct {
 	// resolv is the host's file behind the container's resolv.conf.
 	resolv   string
 	reported error
+	ended    End
 }
 
 // Start starts a sandbox and waits for its agent. AddContainers is called with
@@ -111,7 +114,13 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 
 	memory := memoryFor(o.Spec, int64(o.Config.DefaultMemory))
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
-	if err := s.dir.make(record{ID: o.ID, Cgroup: cgroupPath}); err != nil {
+	cpus := cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates())
+	if err := s.dir.make(Info{
+		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath,
+		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
+		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
+		CPUs: cpus, Memory: memory, Began: time.Now(),
+	}); err != nil {
 		return nil, err
 	}
 	undo.Add("remove run directory", s.dir.remove)
@@ -160,7 +169,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Dir:          string(s.dir),
 		Kernel:       o.Config.Kernel,
 		Image:        o.Config.Image,
-		CPUs:         cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
+		CPUs:         cpus,
 		Memory:       memory,
 		FSSocket:     s.share.Socket(),
 		FSTag:        agent.ShareTag,
@@ -271,14 +280,14 @@ func (s *Sandbox) watch() {
 			break
 		}
 		// The guest would hang in every file operation.
-		s.report(fmt.Errorf("the container's files are not served any more: %w", orEnded(s.share.Err())))
+		s.report(EndShare, fmt.Errorf("the container's files are not served any more: %w", orEnded(s.share.Err())))
 		s.vm.Kill()
 	case <-s.agent.Lost():
 		// An orderly power-off ends the connection first, then the VM.
 		select {
 		case <-s.vm.Done():
 		case <-time.After(goodbye):
-			s.report(guest.ErrLost)
+			s.report(EndAgent, guest.ErrLost)
 			s.vm.Kill()
 		}
 	}
@@ -293,11 +302,11 @@ func orEnded(err error) error {
 	return err
 }
 
-func (s *Sandbox) report(err error) {
+func (s *Sandbox) report(what End, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reported == nil {
-		s.reported = err
+		s.ended, s.reported = what, err
 	}
 }
 
@@ -430,7 +439,13 @@ func ResolvConf(spec *specs.Spec) string {
 }
 
 // Destroy ends and removes a sandbox whose shim is gone, without the guest's
-// help, within the engine's five seconds. One that is not there is no error.
-func Destroy(cfg config.Config, namespace, id string) error {
-	return newRundir(cfg.RunDir, namespace, id).destroy()
+// help, within the engine's five seconds, and says what it was. One that is not
+// there is no error, and nil.
+func Destroy(cfg config.Config, namespace, id string) (*Info, error) {
+	d := newRundir(cfg.RunDir, namespace, id)
+	info, err := d.info()
+	if err != nil {
+		return nil, err
+	}
+	return info, d.destroy()
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/internal/cleanup"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
@@ -39,6 +40,9 @@ type container struct {
 	sandbox    *sandbox.Sandbox
 	policy     *annotations.Policy
 	resolvConf string
+	audit      *recording
+	// command is what init runs, for the record.
+	command *specs.Process
 	// unmountRootfs undoes what the shim itself mounted (none under Docker).
 	unmountRootfs func() error
 	began         time.Time
@@ -70,10 +74,19 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	if err != nil {
 		return nil, err
 	}
+	asked := spec.Annotations[annotations.KeyAgent]
+	c.audit, c.command = newRecording(s.ctx, cfg.Audit, id, asked), spec.Process
+	defer func() {
+		if err != nil {
+			c.audit.notCreated(ctx, err)
+			c.audit.close()
+		}
+	}()
 	// Before anything is started: a refusal must cost nothing and leave nothing.
-	if c.policy, err = annotations.Compile(annotations.Input{ID: id, Annotations: spec.Annotations, Spec: spec}); err != nil {
+	if c.policy, err = compile(cfg, id, spec); err != nil {
 		return nil, err
 	}
+	c.audit.Identify(c.policy.Agent, c.policy.Digest())
 	c.resolvConf = sandbox.ResolvConf(spec)
 	narrowed := c.policy.Apply(spec)
 
@@ -94,10 +107,13 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	c.sandbox, err = sandbox.Start(ctx, sandbox.Options{
 		Namespace: s.namespace, ID: id,
 		Config: cfg, Hypervisor: hv, Launcher: s.launcher,
-		Spec: narrowed, Policy: c.policy,
+		Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
 	}, func(sh *share.Share) error {
-		guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root)
-		return err
+		sh.Tell(c.audit.mount)
+		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root); err != nil {
+			return err
+		}
+		return c.audit.created(ctx, hv, c.policy)
 	})
 	if err != nil {
 		return nil, err
@@ -113,6 +129,8 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		return nil, err
 	}
 	c.init.setStreams(streams)
+	stop := c.sandbox.Kill
+	c.audit.stop.Store(&stop)
 	undo.Release()
 	return c, nil
 }
@@ -122,7 +140,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams
 	if err != nil {
 		return err
 	}
-	policy, err := json.Marshal(c.policy)
+	policy, err := json.Marshal(c.policy.ForGuest())
 	if err != nil {
 		return err
 	}
@@ -220,6 +238,9 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		return err
 	}
 	err := func() error {
+		if err := c.audit.must(ctx, starting("", c.command)); err != nil {
+			return err
+		}
 		state, err := c.sandbox.Wire(ctx, c.resolvConf)
 		if err != nil {
 			return err
@@ -229,6 +250,7 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 	}()
 	c.init.started(err == nil)
 	if err != nil {
+		c.audit.note(ctx, ended(c.init, "start-failed", audit.Object{Detail: err.Error()}))
 		return err
 	}
 	s.events.send(runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()})
@@ -247,7 +269,15 @@ func (s *Service) startExec(ctx context.Context, c *container, p *process) (err 
 	if err := p.begin(); err != nil {
 		return err
 	}
-	defer func() { p.started(err == nil) }()
+	defer func() {
+		p.started(err == nil)
+		if err != nil {
+			c.audit.note(ctx, ended(p, "start-failed", audit.Object{Detail: err.Error()}))
+		}
+	}()
+	if err := c.audit.must(ctx, starting(p.exec, execProcess(p.spec))); err != nil {
+		return err
+	}
 	streams, err := stdio.Open(ctx, c.sandbox.Agent(), p.paths, guest.NewStreamID)
 	if err != nil {
 		return err
@@ -294,7 +324,7 @@ func (s *Service) await(c *container, p *process) {
 	if now := time.Now(); at.After(now) || at.Before(c.began) {
 		at = now
 	}
-	s.exited(c, p, exit{status: r.GetExitStatus() & 0xff, at: at})
+	s.exited(c, p, exit{status: r.GetExitStatus() & 0xff, at: at, oom: r.GetOom()})
 }
 
 func (p *process) drain(ctx context.Context, stdout, stderr uint64) error {
@@ -319,6 +349,8 @@ func (s *Service) exited(c *container, p *process, e exit) {
 	if !p.stop(e) {
 		return
 	}
+	status := e.status
+	c.audit.note(s.ctx, ended(p, "exit", audit.Object{Status: &status, OOM: e.oom}))
 	s.events.send(runtimetypes.TaskExitEventTopic, &events.TaskExit{
 		ContainerID: c.id, ID: id, Pid: c.pid(), ExitStatus: e.status, ExitedAt: timestamp(e.at),
 	})
@@ -332,6 +364,7 @@ func (s *Service) watch(c *container) {
 	<-c.sandbox.Done()
 	if c.init.current() != stopped {
 		log.G(s.ctx).WithField("container", c.id).WithError(c.sandbox.Cause()).Error("the virtual machine ended under its container")
+		c.audit.note(s.ctx, fell(c.sandbox))
 		s.exited(c, c.init, exit{status: killed, at: time.Now()})
 	}
 }

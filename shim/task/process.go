@@ -31,6 +31,8 @@ const (
 type exit struct {
 	status uint32
 	at     time.Time
+	// oom is whether something was killed for want of memory.
+	oom bool
 }
 
 // process is a container's init or an exec, as the host remembers it. State

@@ -36,6 +36,7 @@ import (
 
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
 	"github.com/nanoclaw/nanoclaw/shim/stdio"
@@ -259,8 +260,13 @@ func (s *Service) forget(ctx context.Context, c *container) error {
 		return fmt.Errorf("the virtual machine of container %s is still there after %s: %w", c.id, deleteWait, errdefs.ErrUnavailable)
 	}
 	s.mu.Lock()
+	_, first := s.containers[c.id]
 	delete(s.containers, c.id)
 	s.mu.Unlock()
+	if first {
+		c.audit.note(ctx, audit.Entry{Event: audit.Lifecycle, Object: &audit.Object{Action: "delete"}})
+		c.audit.close()
+	}
 	e, _ := c.init.exited()
 	s.events.send(runtimetypes.TaskDeleteEventTopic, &events.TaskDelete{
 		ContainerID: c.id, ID: c.id, Pid: c.pid(), ExitStatus: e.status, ExitedAt: timestamp(e.at),
@@ -286,6 +292,9 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	if r.GetSignal() == sigkill && p == c.init {
 		// A guest that does not answer is no reason not to die.
 		log.G(ctx).WithError(err).WithField("container", c.id).Warn("the guest did not take SIGKILL; its virtual machine is killed")
+		c.audit.note(ctx, audit.Entry{Event: audit.Boundary, Object: &audit.Object{
+			Action: "agent-silent", Detail: err.Error(),
+		}})
 		c.sandbox.Kill()
 		return &emptypb.Empty{}, nil
 	}

@@ -1,4 +1,4 @@
-package qemu
+package hypervisor
 
 import (
 	"bytes"
@@ -7,12 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 )
 
-// checkKernel refuses a file that QEMU could not enter directly. QEMU itself
-// takes anything, boots it as a kernel of the 1990s, and then nothing happens.
-func checkKernel(path string) error {
+// CheckKernel refuses a file that a hypervisor could not enter directly, as
+// Config.Kernel must be. QEMU itself takes anything, boots it as a kernel of the
+// 1990s, and then nothing happens.
+func CheckKernel(path string) error {
 	f, err := elf.Open(path)
+	if unread := new(fs.PathError); errors.As(err, &unread) {
+		return fmt.Errorf("the guest kernel %s cannot be read: %w", path, unread.Err)
+	}
 	if err != nil {
 		return fmt.Errorf("the guest kernel %s is no uncompressed kernel (vmlinux): %w", path, err)
 	}

@@ -1,4 +1,4 @@
-package qemu
+package hypervisor
 
 import (
 	"encoding/binary"
@@ -45,7 +45,7 @@ func TestCheckKernelNamesTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{path, path + "-absent"} {
-		if err := checkKernel(path); err == nil || !strings.Contains(err.Error(), path) {
+		if err := CheckKernel(path); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -54,7 +54,7 @@ func TestCheckKernelNamesTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := checkKernel(self); err == nil || !strings.Contains(err.Error(), "PVH") {
+	if err := CheckKernel(self); err == nil || !strings.Contains(err.Error(), "PVH") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package qemu
+package vmtest
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ func writeImage(t *testing.T, path, program string) {
 		folder = 4
 		slot   = 32 // an inode's number counts these from the inodes' block on
 	)
-	folders := []string{"dev", "proc", "sys"}
+	folders := []string{"dev", "mnt", "proc", "sys"}
 	le := binary.LittleEndian
 
 	image := make([]byte, 3*block)
