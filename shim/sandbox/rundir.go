@@ -32,9 +32,37 @@ func newRundir(base, namespace, id string) rundir {
 func (d rundir) console() string { return filepath.Join(string(d), "console.log") }
 func (d rundir) record() string  { return filepath.Join(string(d), "vm.json") }
 
+// lock is held by the shim as long as the VM is its.
+func (d rundir) lock() string { return filepath.Join(string(d), "lock") }
+
+// hold takes the lock, which the kernel lets go when this process ends.
+func (d rundir) hold() (*os.File, error) {
+	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the run directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the run directory %s: %w", d, err), f.Close())
+	}
+	return f, nil
+}
+
+// held reports whether a shim that lives holds the lock.
+func (d rundir) held() bool {
+	f, err := os.Open(d.lock())
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
 // make makes the folder. What a predecessor of the same name left is removed
-// first, as "delete" would.
+// first, as "delete" would, unless its VM is in use.
 func (d rundir) make(info Info) error {
+	if d.held() {
+		return errors.New("the virtual machine of this container's last run is still in use by a container that joined its network (--network container:…); remove that one first")
+	}
 	if err := d.destroy(); err != nil {
 		return err
 	}
@@ -44,12 +72,24 @@ func (d rundir) make(info Info) error {
 	if err := os.Mkdir(string(d), 0o700); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
+	if err := d.write(info); err != nil {
+		return errors.Join(err, d.remove())
+	}
+	return nil
+}
+
+// write replaces the record. Others may read it at any time.
+func (d rundir) write(info Info) error {
 	data, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(d.record(), data, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("write the VM's record: %w", err), d.remove())
+	fresh := d.record() + ".new"
+	if err = os.WriteFile(fresh, data, 0o600); err == nil {
+		err = os.Rename(fresh, d.record())
+	}
+	if err != nil {
+		return fmt.Errorf("write the VM's record: %w", err)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,7 +84,8 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		}
 	}()
 	// Before anything is started: a refusal must cost nothing and leave nothing.
-	if c.policy, err = compile(cfg, id, spec); err != nil {
+	shared, peers := s.sandboxOf(spec)
+	if c.policy, err = compile(cfg, id, peers, spec); err != nil {
 		return nil, err
 	}
 	c.audit.Identify(c.policy.Agent, c.policy.Digest())
@@ -104,21 +106,34 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		return nil, err
 	}
 	var guestSpec *specs.Spec
-	c.sandbox, err = sandbox.Start(ctx, sandbox.Options{
-		Namespace: s.namespace, ID: id,
-		Config: cfg, Hypervisor: hv, Launcher: s.launcher,
-		Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
-	}, func(sh *share.Share) error {
+	addFiles := func(sh *share.Share) error {
 		sh.Tell(c.audit.mount)
 		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root); err != nil {
 			return err
 		}
 		return c.audit.created(ctx, hv, c.policy)
-	})
-	if err != nil {
-		return nil, err
 	}
-	undo.Add("close the sandbox", func() error { return c.sandbox.Close(context.WithoutCancel(ctx)) })
+	leave := func() error { return c.sandbox.Leave(context.WithoutCancel(ctx), id) }
+	if shared != nil {
+		c.sandbox = shared
+		if err := c.sandbox.Join(); err != nil {
+			return nil, err
+		}
+		undo.Add("leave the sandbox", leave)
+		if err := addFiles(c.sandbox.Share()); err != nil {
+			return nil, err
+		}
+	} else {
+		c.sandbox, err = sandbox.Start(ctx, sandbox.Options{
+			Namespace: s.namespace, ID: id,
+			Config: cfg, Hypervisor: hv, Launcher: s.launcher,
+			Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
+		}, addFiles)
+		if err != nil {
+			return nil, err
+		}
+		undo.Add("leave the sandbox", leave)
+	}
 
 	streams, err := stdio.Open(ctx, c.sandbox.Agent(), paths, guest.NewStreamID)
 	if err != nil {
@@ -133,6 +148,33 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	c.audit.stop.Store(&stop)
 	undo.Release()
 	return c, nil
+}
+
+// sandboxOf returns the sandbox whose network a spec asks for, with the ids of
+// the containers in it; nil where it is none of this shim's. --network
+// container:X puts a container into X's VM, since two VMs cannot have one
+// network.
+func (s *Service) sandboxOf(spec *specs.Spec) (*sandbox.Sandbox, []string) {
+	i := slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.NetworkNamespace && n.Path != ""
+	})
+	if i < 0 {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var shared *sandbox.Sandbox
+	var peers []string
+	for _, c := range s.containers {
+		if c.sandbox.HasNetwork(spec.Linux.Namespaces[i].Path) {
+			shared, peers = c.sandbox, append(peers, c.id)
+		}
+	}
+	if shared != nil && !slices.Contains(peers, shared.ID()) {
+		// The first one is gone, but its hosts and resolv.conf are still theirs.
+		peers = append(peers, shared.ID())
+	}
+	return shared, peers
 }
 
 func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams *stdio.Set) error {
@@ -254,13 +296,16 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		return err
 	}
 	s.events.send(runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()})
-	t := c.sandbox.Timing()
-	log.G(ctx).WithFields(log.Fields{
-		"container": c.id,
-		"create_ms": t.VMM.Sub(c.began).Milliseconds(),
-		"boot_ms":   t.Agent.Sub(t.VMM).Milliseconds(),
-		"start_ms":  time.Since(t.Agent).Milliseconds(),
-	}).Info("container started")
+	fields := log.Fields{"container": c.id}
+	if t := c.sandbox.Timing(); t.VMM.After(c.began) {
+		fields["create_ms"] = t.VMM.Sub(c.began).Milliseconds()
+		fields["boot_ms"] = t.Agent.Sub(t.VMM).Milliseconds()
+		fields["start_ms"] = time.Since(t.Agent).Milliseconds()
+	} else {
+		fields["joined"] = c.sandbox.ID()
+		fields["start_ms"] = time.Since(c.began).Milliseconds()
+	}
+	log.G(ctx).WithFields(fields).Info("container started")
 	go s.await(c, c.init)
 	return nil
 }
@@ -369,11 +414,12 @@ func (s *Service) watch(c *container) {
 	}
 }
 
-// tearDown ends the VM after its container.
+// tearDown takes a container that has ended out of its VM, and ends the VM after
+// the last one.
 func (s *Service) tearDown(c *container) {
 	defer close(c.torn)
 	calls := c.sandbox.Agent().Calls()
-	if err := errors.Join(c.sandbox.Close(s.ctx), c.unmountRootfs()); err != nil {
+	if err := errors.Join(c.sandbox.Leave(s.ctx, c.id), c.unmountRootfs()); err != nil {
 		log.G(s.ctx).WithError(err).WithField("container", c.id).Error("something of the sandbox is left")
 	}
 	log.G(s.ctx).WithFields(log.Fields{"container": c.id, "guest_calls": calls}).Info("sandbox closed")
