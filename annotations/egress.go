@@ -91,3 +91,50 @@ func (n *Network) Decide(host string, port uint16) Verdict {
 	}
 	return v
 }
+
+// DecideAll judges all that a pattern stands for: [DecisionPartly] where it is
+// not the same for all.
+func (n *Network) DecideAll(e pattern.Endpoint) Verdict {
+	if !e.IsWild() && e.Port != 0 {
+		return n.Decide(e.Host, e.Port)
+	}
+	v := Verdict{Decision: DecisionAllow, Rule: "network " + string(n.Mode), Origin: baseline}
+	if n.From != nil {
+		v.Origin = *n.From
+	}
+	if n.Mode == NetworkNone || n.Mode == NetworkFiltered && len(n.Allow) == 0 {
+		v.Decision = DecisionDeny
+		return v
+	}
+	narrow := func(r EndpointRule, d Decision, rule string) {
+		switch {
+		case r.Endpoint.Covers(e):
+			v = Verdict{Decision: d, Rule: rule + " " + r.Endpoint.String(), Origin: r.Origin}
+		case e.Covers(r.Endpoint):
+			v = Verdict{Decision: DecisionPartly, Rule: rule + " " + r.Endpoint.String(), Origin: r.Origin}
+		}
+	}
+	for _, r := range n.Ask {
+		narrow(r, DecisionAsk, "network.ask")
+	}
+	for _, l := range n.Allow {
+		if slices.ContainsFunc(l.Endpoints, func(r EndpointRule) bool { return r.Endpoint.Covers(e) }) {
+			continue
+		}
+		v = Verdict{Decision: DecisionPartly, Rule: "network.allow", Origin: l.Origin}
+		if !slices.ContainsFunc(l.Endpoints, func(r EndpointRule) bool { return e.Covers(r.Endpoint) }) {
+			v.Decision = DecisionDeny
+			return v
+		}
+	}
+	for _, r := range n.Deny {
+		if r.Endpoint.Covers(e) {
+			narrow(r, DecisionDeny, "network.deny")
+			return v
+		}
+	}
+	for _, r := range n.Deny {
+		narrow(r, DecisionDeny, "network.deny")
+	}
+	return v
+}

@@ -31,6 +31,16 @@ var limitKinds = map[string]struct {
 	"lifetime": {parseLifetime, func(l *Limits) **Limit { return &l.Lifetime }},
 }
 
+// ParseLimit reads one of the limits cpus, memory, pids and lifetime as a person
+// writes it. Where that is none, it says why, and what to write instead.
+func ParseLimit(name, text string) (value int64, why, instead string) {
+	kind, ok := limitKinds[name]
+	if !ok {
+		return 0, "there is no limit of this name", "write cpus, memory, pids or lifetime"
+	}
+	return kind.parse(text)
+}
+
 func (r *reader) limit(n *document.Node, name string, q *request) {
 	text, ok := r.scalar(n, "limits."+name)
 	if !ok {

@@ -107,7 +107,7 @@ func (p *Policy) Decide(q Query) Verdict {
 	case "exec":
 		return p.Exec.Decide(q.args[0], q.args[1:])
 	case "mount":
-		return p.decideMount(q.mount)
+		return p.DecideMount(q.mount)
 	case "network":
 		return p.Network.Decide(q.host, q.port)
 	case "tool":
@@ -118,7 +118,8 @@ func (p *Policy) Decide(q Query) Verdict {
 	return Verdict{Decision: DecisionDeny, Rule: "query", Origin: baseline, Why: "an empty question"}
 }
 
-func (p *Policy) decideMount(m Mount) Verdict {
+// DecideMount is [Policy.CheckMount] as a verdict.
+func (p *Policy) DecideMount(m Mount) Verdict {
 	err := p.CheckMount(m)
 	var refusal *Refusal
 	switch {

@@ -9,6 +9,9 @@ const (
 	// DecisionAsk lets a person decide. Nobody there, or too late: deny.
 	DecisionAsk  Decision = "ask"
 	DecisionDeny Decision = "deny"
+	// DecisionPartly is no decision about one attempt: of several, some would
+	// be decided otherwise than others.
+	DecisionPartly Decision = "partly"
 )
 
 var decisions = []Decision{DecisionAllow, DecisionAsk, DecisionDeny}

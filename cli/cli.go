@@ -8,6 +8,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,9 @@ type Streams struct {
 // subcommands are nanoclaw's, in the order of its help.
 var subcommands = []func() *cobra.Command{
 	doctorCommand,
+	psCommand,
+	auditCommand,
+	policyCommand,
 }
 
 // The exit codes that every subcommand has. Others are an exitError's.
@@ -96,6 +100,24 @@ func rootCommand() *cobra.Command {
 		root.AddCommand(command())
 	}
 	return root
+}
+
+// atMost is the Args of a command that takes up to n.
+func atMost(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) > n {
+			return usageError{fmt.Errorf("%s takes at most %d argument, and was given %q", c.CommandPath(), n, args)}
+		}
+		return nil
+	}
+}
+
+// writeJSON writes v for a program.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
 }
 
 // noArguments is the Args of a command that takes none.

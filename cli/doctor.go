@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
-
 	"github.com/spf13/cobra"
 
 	"github.com/nanoclaw/nanoclaw/cli/doctor"
@@ -28,10 +26,7 @@ emulation, and 1 where they cannot.`,
 			}
 			var err error
 			if asJSON {
-				e := json.NewEncoder(c.OutOrStdout())
-				e.SetIndent("", "  ")
-				e.SetEscapeHTML(false)
-				err = e.Encode(report)
+				err = writeJSON(c.OutOrStdout(), report)
 			} else {
 				err = report.Print(c.OutOrStdout())
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 )
 
 // CheckKernel refuses a file that a hypervisor could not enter directly, as
@@ -38,6 +39,23 @@ func CheckKernel(path string) error {
 		}
 	}
 	return fmt.Errorf("the guest kernel %s has no PVH entry; build it with CONFIG_PVH=y", path)
+}
+
+// CheckImage refuses a guest's disk that cannot be read. What is on it the guest
+// finds out.
+func CheckImage(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("the guest image cannot be read: %w", err)
+	}
+	st, err := f.Stat()
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("the guest image cannot be read: %w", err)
+	}
+	if st.IsDir() {
+		return fmt.Errorf("the guest image %s is a folder", path)
+	}
+	return nil
 }
 
 // maxNotes bounds what is read of one note segment; a kernel's has about 500 bytes.

@@ -64,3 +64,18 @@ func FuzzHasPVHEntry(f *testing.F) {
 	f.Add(note("Xen\x00", pvhEntry, "\x00\x00\x00\x01"))
 	f.Fuzz(func(_ *testing.T, b []byte) { hasPVHEntry(b) })
 }
+
+func TestCheckImageNamesTheFile(t *testing.T) {
+	image := filepath.Join(t.TempDir(), "guest.img")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckImage(image); err != nil {
+		t.Error(err)
+	}
+	for _, path := range []string{image + "-none", filepath.Dir(image)} {
+		if err := CheckImage(path); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

@@ -100,7 +100,7 @@ func (b *bench) examine() Report {
 	b.DaemonJSON = b.file("daemon.json", b.daemon)
 	b.DockerSocket = b.serve()
 	b.root = true
-	b.Host.choose = func(_ context.Context, c choose.Config) choose.Report { b.choice = c; return b.report }
+	b.choose = func(_ context.Context, c choose.Config) choose.Report { b.choice = c; return b.report }
 	b.Host.network = func() error { return b.network }
 	return b.Examine(b.Context())
 }

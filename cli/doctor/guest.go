@@ -43,7 +43,11 @@ var erofsMagic = []byte{0xe2, 0xe1, 0xf5, 0xe0}
 
 const erofsOffset = 1024
 
+// checkImage looks at what the guest would find out only while it boots.
 func checkImage(path string) error {
+	if err := hypervisor.CheckImage(path); err != nil {
+		return err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("the guest image cannot be read: %w", err)

@@ -3,7 +3,7 @@
 // That /dev/kvm opens proves nothing: there are hosts whose KVM makes a VM and
 // a virtual CPU and then boots no ordinary kernel. So a candidate is tried: it
 // boots our own guest once, and the verdict is kept until the host boots again
-// or something of it changes.
+// or something of it changes; that a guest was slow, for some minutes only.
 //
 // Emulation is never chosen unless the host's owner allows it: it is no
 // isolation.
@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/cloudhypervisor"
@@ -88,8 +89,15 @@ func (r Report) Err() error {
 }
 
 // Hypervisor returns the hypervisor that c allows and this host has, or an
-// error that says what was tried and what to do.
+// error that says what was tried and what to do. A guest that no hypervisor could
+// boot is no matter of choice, and named as what is wrong.
 func Hypervisor(ctx context.Context, c Config) (hypervisor.Hypervisor, error) {
+	if err := hypervisor.CheckKernel(c.Kernel); err != nil {
+		return nil, err
+	}
+	if err := hypervisor.CheckImage(c.Image); err != nil {
+		return nil, err
+	}
 	r := Examine(ctx, c)
 	return r.Chosen, r.Err()
 }
@@ -99,8 +107,9 @@ func Examine(ctx context.Context, c Config) Report { return system.examine(ctx, 
 
 // host is where the parts of a host are found, and how drivers are made.
 type host struct {
-	kvm     string // the device
-	pvm     string // there where KVM needs a kernel made for it
+	kvm     string        // the device
+	pvm     string        // there where KVM needs a kernel made for it
+	limit   time.Duration // of a trial
 	open    func(name string, flag int, mode os.FileMode) (*os.File, error)
 	newQEMU func(qemu.Options) hypervisor.Hypervisor
 	newCH   func(cloudhypervisor.Options) hypervisor.Hypervisor
@@ -109,6 +118,7 @@ type host struct {
 var system = host{
 	kvm:     "/dev/kvm",
 	pvm:     "/sys/module/kvm_pvm",
+	limit:   trialLimit,
 	open:    os.OpenFile,
 	newQEMU: func(o qemu.Options) hypervisor.Hypervisor { return qemu.New(o) },
 	newCH:   func(o cloudhypervisor.Options) hypervisor.Hypervisor { return cloudhypervisor.New(o) },
@@ -174,7 +184,7 @@ func (s host) tryKVM(ctx context.Context, c Config, h hypervisor.Hypervisor, bin
 		return nil, err.Error()
 	}
 	v := verdicts{dir: c.Dir, name: h.Name(), again: c.Again}
-	problem, err := v.get(key, func() (string, error) { return s.trial(ctx, c, h) })
+	problem, err := v.get(key, func() (finding, error) { return s.trial(ctx, c, h) })
 	if err != nil {
 		return nil, "try KVM: " + err.Error()
 	}

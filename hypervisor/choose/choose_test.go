@@ -85,7 +85,7 @@ func newBench(t *testing.T, exit *hypervisor.Exit, err error) *bench {
 		Dir: filepath.Join(dir, "run"), File: "/etc/nanoclaw/config.yaml",
 	}}
 	b.host = host{
-		kvm: touch("kvm"), pvm: filepath.Join(dir, "absent"), open: os.OpenFile,
+		kvm: touch("kvm"), pvm: filepath.Join(dir, "absent"), open: os.OpenFile, limit: 50 * time.Millisecond,
 		newQEMU: func(o qemu.Options) hypervisor.Hypervisor {
 			return driver{name: "qemu", accel: o.Accel, exit: exit, err: err, starts: &b.starts}
 		},
@@ -153,6 +153,21 @@ func TestProblemsAreNamed(t *testing.T) {
 		spoil(b)
 		if err := b.examine(context.Background(), b.config).Err(); !errors.Is(err, ErrNone) || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+}
+
+// A guest that nothing can boot is named, and not a hypervisor.
+func TestAGuestThatIsNotThereIsNoMatterOfChoice(t *testing.T) {
+	b := newBench(t, nil, nil)
+	for path, problem := range map[string]string{
+		b.config.Kernel:           "is no uncompressed kernel",
+		b.config.Kernel + "-none": "cannot be read",
+	} {
+		b.config.Kernel = path
+		_, err := Hypervisor(context.Background(), b.config)
+		if err == nil || errors.Is(err, ErrNone) || !strings.Contains(err.Error(), "the guest kernel "+path+" "+problem) {
+			t.Errorf("got %v", err)
 		}
 	}
 }
@@ -227,6 +242,7 @@ func TestAuto(t *testing.T) {
 		"an old Cloud Hypervisor":   {boots, func(b *bench) { withCH(b); b.chErr = errors.New("install version 52") }, kvm, map[string]string{ch: "install version 52"}, 2},
 		"a KVM that boots nothing":  {panics, func(b *bench) { withCH(b); b.chExit = panics }, tcg, map[string]string{ch: "kvm opens, but", kvm: "kvm opens, but"}, 2},
 		"a KVM that hangs":          {nil, func(b *bench) { withCH(b); b.chExit, b.pvm = nil, b.kvm }, tcg, map[string]string{ch: "did not boot", kvm: "did not boot"}, 2},
+		"a KVM that is slow":        {nil, func(b *bench) { withCH(b); b.chExit = nil }, tcg, map[string]string{ch: "very busy", kvm: "very busy"}, 2},
 		"no KVM":                    {boots, func(b *bench) { withCH(b); b.kvm += "-none" }, tcg, map[string]string{ch: "is absent", kvm: "is absent"}, 0},
 		"no right to KVM":           {boots, func(b *bench) { withCH(b); b.open = denied }, tcg, map[string]string{ch: "run as root", kvm: "run as root"}, 0},
 		"no KVM, and no emulation":  {boots, func(b *bench) { b.kvm += "-none"; b.config.AllowEmulation = false }, "", map[string]string{tcg: "emulation is no isolation"}, 0},

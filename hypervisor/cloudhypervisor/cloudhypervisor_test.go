@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmtest"
 )
 
 // host is where a test's VM runs.
@@ -45,10 +46,9 @@ func newHost(t *testing.T, mode string) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(files) })
-	for _, name := range []string{"vmlinux", "guest.img"} {
-		if err := os.WriteFile(filepath.Join(files, name), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	vmtest.FakeKernel(t, filepath.Join(files, "vmlinux"))
+	if err := os.WriteFile(filepath.Join(files, "guest.img"), nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	share, err := net.Listen("unix", filepath.Join(files, "fs.sock"))
 	if err != nil {

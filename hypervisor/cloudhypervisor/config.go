@@ -1,7 +1,6 @@
 package cloudhypervisor
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -36,18 +35,11 @@ func check(c hypervisor.Config) error {
 // checkFiles looks for what the hypervisor would open: its own errors do not
 // name a kernel, and a socket that is missing it waits for.
 func checkFiles(c hypervisor.Config) error {
-	for _, file := range []struct{ what, path string }{{"guest's kernel", c.Kernel}, {"guest's image", c.Image}} {
-		f, err := os.Open(file.path)
-		if err != nil {
-			return fmt.Errorf("the %s: %w", file.what, err)
-		}
-		st, err := f.Stat()
-		if err := errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("the %s: %w", file.what, err)
-		}
-		if st.IsDir() {
-			return fmt.Errorf("the %s: %s is a folder", file.what, file.path)
-		}
+	if err := hypervisor.CheckKernel(c.Kernel); err != nil {
+		return err
+	}
+	if err := hypervisor.CheckImage(c.Image); err != nil {
+		return err
 	}
 	if c.FSSocket == "" {
 		return nil

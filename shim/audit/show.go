@@ -135,10 +135,11 @@ func (r *Record) whatOf(o *Object, add func(string, ...any)) {
 		add("%s%s", host, o.Path)
 	}
 	if o.Hypervisor != "" {
-		add("in %s", o.Hypervisor)
+		isolation := ""
 		if o.Emulated {
-			add("(emulated: no isolation)")
+			isolation = ": no isolation"
 		}
+		add("in %s%s", o.Hypervisor, isolation)
 	}
 	if o.Mode != "" && o.Mode != "enforce" {
 		add("mode=%s", o.Mode)

@@ -24,7 +24,7 @@ func TestLine(t *testing.T) {
 				Event: Exec, Would: Deny, Rule: "exec.deny",
 				Subject: &Subject{Exe: "/usr/bin/nc", Argv: []string{"nc", "-l"}, UID: ptr(uint32(0)), PID: 7},
 			}},
-		"c             -               lifecycle  allow       create in qemu (emulation) (emulated: no isolation) mode=audit": {
+		"c             -               lifecycle  allow       create in qemu (emulation): no isolation mode=audit": {
 			Container: "c", Entry: Entry{Event: Lifecycle, Decision: Allow, Object: &Object{
 				Action: "create", Hypervisor: "qemu (emulation)", Emulated: true, Mode: "audit",
 			}}},

@@ -277,17 +277,6 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-func FuzzPrintable(f *testing.F) {
-	f.Add("plain\ttext\n")
-	f.Add("\x1b[2J\x9b\u009b\x7f\xff")
-	f.Fuzz(func(t *testing.T, in string) {
-		out := guest.Printable(in)
-		if len(out) > len(in) || strings.ContainsAny(out, "\x1b\x07\x08\r\x7f\u009b") {
-			t.Fatalf("Printable(%q) = %q", in, out)
-		}
-	})
-}
-
 // frame is a message of the calls' connection: length, stream, type, flags.
 func frame(stream uint32, kind byte, payload []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(payload)))

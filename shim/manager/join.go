@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -19,10 +18,6 @@ import (
 
 // dialTime bounds the question whether a shim is alive.
 const dialTime = time.Second
-
-// ownerFile holds, in the bundle of a container that joined the network of
-// another one, that one's id.
-const ownerFile = "nanoclaw-sandbox"
 
 // joined returns the address of the shim whose VM's network the container in the
 // bundle, which is the working folder, joins. It is empty where the container
@@ -55,20 +50,7 @@ func joined(ctx context.Context, namespace, containerd string) (string, error) {
 	if err != nil {
 		return "", nil //nolint:nilerr // see above
 	}
-	if err := conn.Close(); err != nil {
-		return "", err
-	}
-	return address, os.WriteFile(ownerFile, []byte(owner), 0o600)
-}
-
-// sandboxOf returns the id of the sandbox that the container of a bundle is in:
-// its own, or that of the container whose network it joined.
-func sandboxOf(bundle, id string) (string, error) {
-	owner, err := os.ReadFile(filepath.Join(bundle, ownerFile))
-	if os.IsNotExist(err) {
-		return id, nil
-	}
-	return string(owner), err
+	return address, conn.Close()
 }
 
 // networkPath returns the path of the network namespace in an OCI spec, empty

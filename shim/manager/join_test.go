@@ -28,16 +28,3 @@ func TestNetworkPath(t *testing.T) {
 		t.Error("half a document was read")
 	}
 }
-
-func TestSandboxOf(t *testing.T) {
-	bundle := t.TempDir()
-	if got, err := sandboxOf(bundle, "own"); err != nil || got != "own" {
-		t.Errorf("%q, %v", got, err)
-	}
-	if err := os.WriteFile(filepath.Join(bundle, ownerFile), []byte("other"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := sandboxOf(bundle, "own"); err != nil || got != "other" {
-		t.Errorf("%q, %v", got, err)
-	}
-}

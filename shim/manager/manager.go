@@ -152,26 +152,12 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		return status, err
 	}
 	bundle := filepath.Join(filepath.Dir(cwd), id)
-	path, err := os.ReadFile(filepath.Join(bundle, configFile))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return status, err
-	}
-	cfg, err := config.Load(string(path))
-	if err != nil {
-		// A configuration that was broken meanwhile must not keep a VM alive.
-		log.G(ctx).WithError(err).Warn("the default run directory is cleaned")
-		cfg = config.Default()
-	}
-	owner, err := sandboxOf(bundle, id)
-	if err != nil {
-		return status, err
-	}
-	left, err := sandbox.Destroy(cfg, ns, owner)
+	left, err := sandbox.Destroy(bundle, ns, id)
 	if err != nil {
 		return status, err
 	}
 	if left != nil {
-		if err := recordDeath(cfg.Audit, left); err != nil {
+		if err := recordDeath(auditConfig(ctx, bundle), left); err != nil {
 			log.G(ctx).WithError(err).Error("the audit log lacks the end of the container")
 		}
 	}
@@ -179,6 +165,24 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		log.G(ctx).WithError(err).Warn("unmount the bundle's root file system")
 	}
 	return status, nil
+}
+
+// auditConfig is the audit log's part of the configuration, which may have been
+// broken since the container was started.
+func auditConfig(ctx context.Context, bundle string) config.Audit {
+	path, err := os.ReadFile(filepath.Join(bundle, configFile))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	var cfg config.Config
+	if err == nil {
+		cfg, err = config.Load(string(path))
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("the end of the container is recorded in the default audit log")
+		cfg = config.Default()
+	}
+	return cfg.Audit
 }
 
 // Info implements shim.Manager.

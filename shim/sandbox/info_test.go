@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
-	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
@@ -39,13 +38,15 @@ func TestInfoOfRunDirectories(t *testing.T) {
 		t.Errorf("%v, %v; want an error and the other one", all, err)
 	}
 
-	cfg := config.Default()
-	cfg.RunDir = base
-	left, err := Destroy(cfg, "moby", "c1")
+	bundle := t.TempDir()
+	if err := rememberBase(bundle, base); err != nil {
+		t.Fatal(err)
+	}
+	left, err := Destroy(bundle, "moby", "c1")
 	if err != nil || left == nil || *left != want {
 		t.Errorf("%+v, %v; want what was there", left, err)
 	}
-	if left, err := Destroy(cfg, "moby", "c1"); err != nil || left != nil {
+	if left, err := Destroy(bundle, "moby", "c1"); err != nil || left != nil {
 		t.Errorf("%+v, %v of what is gone", left, err)
 	}
 }
@@ -79,9 +80,11 @@ func TestOwner(t *testing.T) {
 // A VM that another container has joined outlives the first one, as long as its
 // shim lives.
 func TestSharedSandboxIsNotDestroyed(t *testing.T) {
-	cfg := config.Default()
-	cfg.RunDir = t.TempDir()
-	d := newRundir(cfg.RunDir, "moby", "x")
+	base, bundle, joined := t.TempDir(), t.TempDir(), t.TempDir()
+	if err := errors.Join(rememberBase(bundle, base), rememberBase(joined, base), rememberOwner(joined, "x")); err != nil {
+		t.Fatal(err)
+	}
+	d := newRundir(base, "moby", "x")
 	info := Info{ID: "x", Namespace: "moby"}
 	if err := d.make(info); err != nil {
 		t.Fatal(err)
@@ -94,7 +97,7 @@ func TestSharedSandboxIsNotDestroyed(t *testing.T) {
 	if err := d.write(info); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := Destroy(cfg, "moby", "x"); err != nil || left != nil {
+	if left, err := Destroy(bundle, "moby", "x"); err != nil || left != nil {
 		t.Errorf("destroyed %+v, %v", left, err)
 	}
 	if err := d.make(info); err == nil {
@@ -103,7 +106,7 @@ func TestSharedSandboxIsNotDestroyed(t *testing.T) {
 	if err := lock.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := Destroy(cfg, "moby", "x"); err != nil || left == nil {
+	if left, err := Destroy(joined, "moby", "y"); err != nil || left == nil || left.ID != "x" {
 		t.Errorf("%+v, %v of a VM whose shim is gone", left, err)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/vmcgroup"
 )
 
@@ -27,6 +26,49 @@ type rundir string
 func newRundir(base, namespace, id string) rundir {
 	sum := sha256.Sum256([]byte(namespace + "/" + id))
 	return rundir(filepath.Join(base, hex.EncodeToString(sum[:8])))
+}
+
+// baseFile is where a bundle says below which folder its container's run
+// directory is: the configuration may be another by the time of "delete".
+const baseFile = "nanoclaw-run-dir"
+
+func rememberBase(bundle, base string) error {
+	if err := os.WriteFile(filepath.Join(bundle, baseFile), []byte(base), 0o600); err != nil {
+		return fmt.Errorf("note the run directory in the bundle: %w", err)
+	}
+	return nil
+}
+
+// rememberedBase is empty where no sandbox was started.
+func rememberedBase(bundle string) (string, error) {
+	base, err := os.ReadFile(filepath.Join(bundle, baseFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the run directory from the bundle: %w", err)
+	}
+	return string(base), nil
+}
+
+// ownerFile holds, in the bundle of a container that joined the network of
+// another one, the id of the sandbox that it is in.
+const ownerFile = "nanoclaw-sandbox"
+
+func rememberOwner(bundle, id string) error {
+	if err := os.WriteFile(filepath.Join(bundle, ownerFile), []byte(id), 0o600); err != nil {
+		return fmt.Errorf("note the sandbox in the bundle: %w", err)
+	}
+	return nil
+}
+
+// rememberedOwner is id itself where the container has a sandbox of its own.
+func rememberedOwner(bundle, id string) (string, error) {
+	owner, err := os.ReadFile(filepath.Join(bundle, ownerFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return id, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the sandbox from the bundle: %w", err)
+	}
+	return string(owner), nil
 }
 
 func (d rundir) console() string { return filepath.Join(string(d), "console.log") }
@@ -78,15 +120,17 @@ func (d rundir) make(info Info) error {
 	return nil
 }
 
-// write replaces the record. Others may read it at any time.
+// write replaces the record.
 func (d rundir) write(info Info) error {
 	data, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}
-	fresh := d.record() + ".new"
-	if err = os.WriteFile(fresh, data, 0o600); err == nil {
-		err = os.Rename(fresh, d.record())
+	// Whole or not at all: others may read it at any time, and Destroy could do
+	// nothing with a part of it.
+	part := d.record() + ".part"
+	if err = os.WriteFile(part, data, 0o600); err == nil {
+		err = os.Rename(part, d.record())
 	}
 	if err != nil {
 		return fmt.Errorf("write the VM's record: %w", err)
@@ -130,27 +174,6 @@ func (d rundir) remove() error {
 		}
 	}
 	return fmt.Errorf("%s still has mounts below it and is left as it is", d)
-}
-
-// consoleTail returns the last lines of the guest's console, at most 2 KiB of
-// printable text.
-func (d rundir) consoleTail() string {
-	const most = 2 << 10
-	f, err := os.Open(d.console())
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	buf := make([]byte, min(most, info.Size()))
-	n, err := f.ReadAt(buf, info.Size()-int64(len(buf)))
-	if err != nil && n == 0 {
-		return ""
-	}
-	return guest.Printable(string(buf[:n]))
 }
 
 // killPatience bounds how long a killed VM's processes may take to go. The

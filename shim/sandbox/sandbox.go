@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -54,9 +55,11 @@ const aftermath = time.Second
 type Options struct {
 	// Namespace and ID name it on this host.
 	Namespace, ID string
-	Config        config.Config
-	Hypervisor    hypervisor.Hypervisor
-	Launcher      *launch.Launcher
+	// Bundle is the first container's folder; Destroy is told no more than it.
+	Bundle     string
+	Config     config.Config
+	Hypervisor hypervisor.Hypervisor
+	Launcher   *launch.Launcher
 	// Spec is the first container's, for the sandbox's size and namespaces;
 	// Policy is its policy.
 	Spec   *specs.Spec
@@ -129,6 +132,9 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	memory := memoryFor(o.Spec, int64(o.Config.DefaultMemory))
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
 	cpus := cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates())
+	if err := rememberBase(o.Bundle, o.Config.RunDir); err != nil {
+		return nil, err
+	}
 	s.info = Info{
 		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath, Network: identity,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
@@ -138,7 +144,8 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	if err := s.dir.make(s.info); err != nil {
 		return nil, err
 	}
-	undo.Add("remove run directory", s.dir.remove)
+	// The record goes last: while something is left in the cgroup, "delete" needs it.
+	undo.Add("remove cgroup and run directory", s.dir.destroy)
 	lock, err := s.dir.hold()
 	if err != nil {
 		return nil, err
@@ -149,7 +156,6 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	if err != nil {
 		return nil, err
 	}
-	undo.Add("remove cgroup", func() error { return cg.Remove(killPatience) })
 
 	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, cg) }
 
@@ -265,7 +271,7 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 			err = cause
 		}
 	}
-	if tail := s.dir.consoleTail(); tail != "" {
+	if tail := hypervisor.ConsoleTail(s.dir.console()); tail != "" {
 		return fmt.Errorf("%w; the end of its console:\n%s", err, tail)
 	}
 	return fmt.Errorf("%w; its console is empty: is the configured kernel one that this hypervisor can boot?", err)
@@ -369,8 +375,12 @@ func (s *Sandbox) HasNetwork(path string) bool {
 	return err == nil && id == s.info.Network
 }
 
-// Join counts one more container in the VM. It fails where the VM is ending.
-func (s *Sandbox) Join() error {
+// Join counts one more container in the VM, that of the bundle. It fails where
+// the VM is ending.
+func (s *Sandbox) Join(bundle string) error {
+	if err := errors.Join(rememberBase(bundle, filepath.Dir(string(s.dir))), rememberOwner(bundle, s.info.ID)); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.users == 0 {
@@ -508,8 +518,16 @@ func ResolvConf(spec *specs.Spec) string {
 // help, within the engine's five seconds, and says what it was. One that is not
 // there is no error, and nil; nor is one whose shim lives on for containers that
 // joined the one of that id.
-func Destroy(cfg config.Config, namespace, id string) (*Info, error) {
-	d := newRundir(cfg.RunDir, namespace, id)
+func Destroy(bundle, namespace, id string) (*Info, error) {
+	base, err := rememberedBase(bundle)
+	if base == "" {
+		return nil, err
+	}
+	owner, err := rememberedOwner(bundle, id)
+	if err != nil {
+		return nil, err
+	}
+	d := newRundir(base, namespace, owner)
 	info, err := d.info()
 	if err != nil {
 		return nil, err

@@ -168,7 +168,7 @@ func ended(p *process, action string, object audit.Object) audit.Entry {
 }
 
 // fell records that a VM ended under its container.
-func fell(s *sandbox.Sandbox) audit.Entry {
+func fell(s vm) audit.Entry {
 	e := audit.Entry{Event: audit.Boundary, Object: &audit.Object{Action: string(s.End())}}
 	if cause := s.Cause(); cause != nil {
 		e.Object.Detail = cause.Error()

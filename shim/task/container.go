@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,15 +31,51 @@ import (
 	"github.com/nanoclaw/nanoclaw/shim/stdio"
 )
 
+// vm is a sandbox as the life of its container needs it. *sandbox.Sandbox is one.
+type vm interface {
+	PID() int
+	Agent() *guest.Agent
+	Timing() sandbox.Timing
+	// Wire joins the VM to the network and says what the guest shall configure.
+	Wire(ctx context.Context, resolvConf string) (*agent.NetworkState, error)
+	Kill()
+	// ID is that of the first container in it, HasNetwork reports whether the
+	// network namespace at path is its own, and Share is what it sees of files.
+	ID() string
+	HasNetwork(path string) bool
+	Share() *share.Share
+	// Join counts the container of that bundle in, Leave one out; the last one
+	// ends the VM.
+	Join(bundle string) error
+	Leave(ctx context.Context, id string) error
+	// Done is closed when the VM has ended; End and Cause then say why.
+	Done() <-chan struct{}
+	End() sandbox.End
+	Cause() error
+}
+
 // killed is the exit status of a process whose VM ended under it: 128+SIGKILL,
 // as if it had been killed, which is what happened.
 const killed = 137
+
+// unknown is the exit status of an exec of which the guest does not say how it
+// ended. containerd has the same value for this.
+const unknown = 255
+
+const (
+	// execGrace is how long the ends of execs may come after that of their
+	// container's init, which has killed them.
+	execGrace = 2 * time.Second
+	// lastWords is how long the output that a VM sent before its end may take
+	// to reach a client.
+	lastWords = 2 * time.Second
+)
 
 // container is one container and the VM it runs in.
 type container struct {
 	id, bundle string
 	init       *process
-	sandbox    *sandbox.Sandbox
+	sandbox    vm
 	policy     *annotations.Policy
 	resolvConf string
 	audit      *recording
@@ -47,6 +84,11 @@ type container struct {
 	// unmountRootfs undoes what the shim itself mounted (none under Docker).
 	unmountRootfs func() error
 	began         time.Time
+
+	// life is held while a process changes its state and while that is recorded
+	// and told, so that both come in the order of what they tell. It may wait for
+	// the disk, so what is only asked takes mu alone.
+	life sync.Mutex
 
 	mu     sync.Mutex
 	execs  map[string]*process
@@ -116,7 +158,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	leave := func() error { return c.sandbox.Leave(context.WithoutCancel(ctx), id) }
 	if shared != nil {
 		c.sandbox = shared
-		if err := c.sandbox.Join(); err != nil {
+		if err := c.sandbox.Join(bundle); err != nil {
 			return nil, err
 		}
 		undo.Add("leave the sandbox", leave)
@@ -124,8 +166,8 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 			return nil, err
 		}
 	} else {
-		c.sandbox, err = sandbox.Start(ctx, sandbox.Options{
-			Namespace: s.namespace, ID: id,
+		c.sandbox, err = s.startVM(ctx, sandbox.Options{
+			Namespace: s.namespace, ID: id, Bundle: bundle,
 			Config: cfg, Hypervisor: hv, Launcher: s.launcher,
 			Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
 		}, addFiles)
@@ -154,7 +196,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 // the containers in it; nil where it is none of this shim's. --network
 // container:X puts a container into X's VM, since two VMs cannot have one
 // network.
-func (s *Service) sandboxOf(spec *specs.Spec) (*sandbox.Sandbox, []string) {
+func (s *Service) sandboxOf(spec *specs.Spec) (vm, []string) {
 	i := slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.NetworkNamespace && n.Path != ""
 	})
@@ -163,7 +205,7 @@ func (s *Service) sandboxOf(spec *specs.Spec) (*sandbox.Sandbox, []string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var shared *sandbox.Sandbox
+	var shared vm
 	var peers []string
 	for _, c := range s.containers {
 		if c.sandbox.HasNetwork(spec.Linux.Namespaces[i].Path) {
@@ -230,23 +272,35 @@ func (c *container) process(exec string) (*process, error) {
 }
 
 func (c *container) addExec(p *process) error {
+	c.life.Lock()
+	defer c.life.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.execs[p.exec]; ok {
+	if c.init.current() == stopped {
+		return fmt.Errorf("container %s has exited: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	if p.exec == "" {
+		return fmt.Errorf("an exec without an id: %w", errdefs.ErrInvalidArgument)
+	}
+	// An exec of the container's own name could not be told from its init.
+	if _, ok := c.execs[p.exec]; ok || p.exec == c.id {
 		return fmt.Errorf("exec %s: %w", p.exec, errdefs.ErrAlreadyExists)
 	}
 	c.execs[p.exec] = p
 	return nil
 }
 
-func (c *container) removeExec(exec string) {
+func (c *container) removeExec(p *process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.execs, exec)
+	if c.execs[p.exec] != p {
+		return fmt.Errorf("exec %s: %w", p.exec, errdefs.ErrNotFound)
+	}
+	delete(c.execs, p.exec)
+	return nil
 }
 
-// all returns every process, init last, so that exits are told in the order in
-// which they must be.
+// all returns every process, init last.
 func (c *container) all() []*process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -255,6 +309,37 @@ func (c *container) all() []*process {
 		all = append(all, p)
 	}
 	return append(all, c.init)
+}
+
+// begin claims the right to start p.
+func (c *container) begin(p *process) error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	if p != c.init {
+		if err := c.requireRunning(); err != nil {
+			return err
+		}
+	}
+	return p.begin()
+}
+
+// requireRunning refuses what is done to running containers only.
+func (c *container) requireRunning() error {
+	switch {
+	case c.init.current() != running:
+		return fmt.Errorf("container %s is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+	case c.isPaused():
+		return fmt.Errorf("container %s is paused: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// requirePaused refuses what is done to paused containers only.
+func (c *container) requirePaused() error {
+	if c.init.current() != running || !c.isPaused() {
+		return fmt.Errorf("container %s is not paused: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 func (c *container) setPaused(v bool) {
@@ -276,7 +361,7 @@ func (c *container) pid() uint32 { return uint32(c.sandbox.PID()) }
 // startInit joins the VM to the network that the engine has made by now, and
 // starts the container's first program.
 func (s *Service) startInit(ctx context.Context, c *container) error {
-	if err := c.init.begin(); err != nil {
+	if err := c.begin(c.init); err != nil {
 		return err
 	}
 	err := func() error {
@@ -290,12 +375,14 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		_, err = c.sandbox.Agent().RPC().Start(ctx, &agent.StartRequest{Container: c.id, Network: state})
 		return err
 	}()
-	c.init.started(err == nil)
 	if err != nil {
+		c.init.failed()
 		c.audit.note(ctx, ended(c.init, "start-failed", audit.Object{Detail: err.Error()}))
 		return err
 	}
-	s.events.send(runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()})
+	if err := s.started(c, c.init, runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()}); err != nil {
+		return err
+	}
 	fields := log.Fields{"container": c.id}
 	if t := c.sandbox.Timing(); t.VMM.After(c.began) {
 		fields["create_ms"] = t.VMM.Sub(c.began).Milliseconds()
@@ -306,17 +393,16 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		fields["start_ms"] = time.Since(c.began).Milliseconds()
 	}
 	log.G(ctx).WithFields(fields).Info("container started")
-	go s.await(c, c.init)
 	return nil
 }
 
 func (s *Service) startExec(ctx context.Context, c *container, p *process) (err error) {
-	if err := p.begin(); err != nil {
+	if err := c.begin(p); err != nil {
 		return err
 	}
 	defer func() {
-		p.started(err == nil)
 		if err != nil {
+			p.failed()
 			c.audit.note(ctx, ended(p, "start-failed", audit.Object{Detail: err.Error()}))
 		}
 	}()
@@ -334,9 +420,20 @@ func (s *Service) startExec(ctx context.Context, c *container, p *process) (err 
 		return err
 	}
 	p.setStreams(streams)
-	s.events.send(runtimetypes.TaskExecStartedEventTopic, &events.TaskExecStarted{
+	return s.started(c, p, runtimetypes.TaskExecStartedEventTopic, &events.TaskExecStarted{
 		ContainerID: c.id, ExecID: p.exec, Pid: c.pid(),
 	})
+}
+
+// started records that a process runs, tells so, and waits for its end from then
+// on. It fails where the VM or the container has ended meanwhile.
+func (s *Service) started(c *container, p *process, topic string, event any) error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	if !p.started() {
+		return fmt.Errorf("container %s has ended while %s was started: %w", c.id, p.name(), errdefs.ErrFailedPrecondition)
+	}
+	s.events.send(topic, event)
 	go s.await(c, p)
 	return nil
 }
@@ -355,14 +452,17 @@ func (s *Service) await(c *container, p *process) {
 	}()
 	r, err := c.sandbox.Agent().RPC().Wait(ctx, &agent.WaitRequest{Container: c.id, Exec: p.exec})
 	if err != nil {
-		// The VM is gone or going; watch tells of every process.
+		s.unanswered(c, p, err)
 		return
 	}
 	if err := p.drain(ctx, r.GetStdoutBytes(), r.GetStderrBytes()); err != nil {
 		log.G(s.ctx).WithError(err).WithField("container", c.id).Warn("output may be incomplete")
 	}
-	if r.GetOom() && p == c.init {
-		s.events.send(runtimetypes.TaskOOMEventTopic, &events.TaskOOM{ContainerID: c.id})
+	if p == c.init {
+		c.farewell(ctx)
+		if r.GetOom() {
+			s.events.send(runtimetypes.TaskOOMEventTopic, &events.TaskOOM{ContainerID: c.id})
+		}
 	}
 	at := r.GetExitedAt().AsTime()
 	// The guest's clock is the guest's word.
@@ -372,46 +472,116 @@ func (s *Service) await(c *container, p *process) {
 	s.exited(c, p, exit{status: r.GetExitStatus() & 0xff, at: at, oom: r.GetOom()})
 }
 
-func (p *process) drain(ctx context.Context, stdout, stderr uint64) error {
-	p.mu.Lock()
-	streams := p.streams
-	p.mu.Unlock()
-	return streams.Drain(ctx, stdout, stderr)
+// unanswered ends a process whose end the guest did not tell.
+func (s *Service) unanswered(c *container, p *process, err error) {
+	var said *guest.Said
+	if !errors.As(err, &said) {
+		// The VM is gone or going; watch tells of every process.
+		return
+	}
+	log.G(s.ctx).WithError(err).WithField("container", c.id).Errorf("the guest does not say how %s ends", p.name())
+	if p == c.init {
+		c.sandbox.Kill()
+		return
+	}
+	s.exited(c, p, exit{status: unknown, at: time.Now()})
 }
 
-// exited records and publishes a process's end. Init's ends the VM.
+// farewell waits for the ends of the execs, which have been killed with init's
+// PID namespace, but not for long.
+func (c *container) farewell(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, execGrace)
+	defer cancel()
+	for _, p := range c.all() {
+		if p == c.init || p.current() != running {
+			continue
+		}
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// exited records and tells a process's end. Init's is told last, and ends the VM.
 func (s *Service) exited(c *container, p *process, e exit) {
-	id := p.exec
+	c.life.Lock()
+	defer c.life.Unlock()
+	s.end(c, p, e)
+}
+
+// end is exited with c.life held.
+func (s *Service) end(c *container, p *process, e exit) {
+	ends := map[*process]exit{p: e}
+	order := []*process{p}
 	if p == c.init {
-		id = c.id
-		// Whatever ran beside init has been killed with its PID namespace.
-		for _, other := range c.all() {
-			if other != p && other.current() == running {
-				s.exited(c, other, exit{status: killed, at: e.at})
+		order = c.all()
+		for _, other := range order {
+			if other != p {
+				ends[other] = exit{status: killed, at: e.at}
 			}
 		}
 	}
-	if !p.stop(e) {
+	var entries []audit.Entry
+	var told []*events.TaskExit
+	for _, p := range order {
+		e := ends[p]
+		was := p.stop(e)
+		// Of an exec that never ran there is no end to tell; Docker would take
+		// it for the exit code of the failed start.
+		if was == stopped || was == created && p != c.init {
+			continue
+		}
+		id := p.exec
+		if p == c.init {
+			id = c.id
+			defer func() { go s.tearDown(c) }()
+		}
+		entries = append(entries, ended(p, "exit", audit.Object{Status: &e.status, OOM: e.oom}))
+		told = append(told, &events.TaskExit{
+			ContainerID: c.id, ID: id, Pid: c.pid(), ExitStatus: e.status, ExitedAt: timestamp(e.at),
+		})
+	}
+	if len(told) == 0 {
 		return
 	}
-	status := e.status
-	c.audit.note(s.ctx, ended(p, "exit", audit.Object{Status: &status, OOM: e.oom}))
-	s.events.send(runtimetypes.TaskExitEventTopic, &events.TaskExit{
-		ContainerID: c.id, ID: id, Pid: c.pid(), ExitStatus: e.status, ExitedAt: timestamp(e.at),
-	})
-	if p == c.init {
-		go s.tearDown(c)
+	c.audit.note(s.ctx, entries...)
+	for _, event := range told {
+		s.events.send(runtimetypes.TaskExitEventTopic, event)
 	}
+}
+
+// abandon ends a process that was never started.
+func (s *Service) abandon(c *container, p *process) error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	if p.isStarting() {
+		return fmt.Errorf("%s of container %s is being started: %w", p.name(), c.id, errdefs.ErrFailedPrecondition)
+	}
+	if p.current() == created {
+		s.end(c, p, exit{status: killed, at: time.Now()})
+	}
+	return nil
 }
 
 // watch tells of the end of every process when the VM ends under them.
 func (s *Service) watch(c *container) {
 	<-c.sandbox.Done()
-	if c.init.current() != stopped {
-		log.G(s.ctx).WithField("container", c.id).WithError(c.sandbox.Cause()).Error("the virtual machine ended under its container")
-		c.audit.note(s.ctx, fell(c.sandbox))
-		s.exited(c, c.init, exit{status: killed, at: time.Now()})
+	if c.init.current() == stopped {
+		return
 	}
+	log.G(s.ctx).WithField("container", c.id).WithError(c.sandbox.Cause()).Error("the virtual machine ended under its container")
+	c.audit.note(s.ctx, fell(c.sandbox))
+	// What has arrived of the output is passed on. It ends with the VM.
+	ctx, cancel := context.WithTimeout(s.ctx, lastWords)
+	defer cancel()
+	for _, p := range c.all() {
+		if err := p.drain(ctx, math.MaxUint64, math.MaxUint64); err != nil {
+			log.G(s.ctx).WithError(err).WithField("container", c.id).Warn("output may be incomplete")
+		}
+	}
+	s.exited(c, c.init, exit{status: killed, at: time.Now()})
 }
 
 // tearDown takes a container that has ended out of its VM, and ends the VM after

@@ -34,7 +34,6 @@ func Suite(t *testing.T, d Driver) {
 		{"reset by the guest", reset},
 		{"panic of the guest", guestPanics},
 		{"VMM killed", killedVMM},
-		{"helper killed", killedHelper},
 		{"stop", stop},
 		{"stop by force", stopByForce},
 		{"dial", dial},
@@ -52,6 +51,9 @@ func Suite(t *testing.T, d Driver) {
 		{"failed starts leave nothing", failedStarts},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, d) })
+	}
+	for _, name := range d.Helpers {
+		t.Run(name+" killed", func(t *testing.T) { killedHelper(t, d, name) })
 	}
 }
 
@@ -92,18 +94,13 @@ func killedVMM(t *testing.T, d Driver) {
 	}
 }
 
-func killedHelper(t *testing.T, d Driver) {
-	if len(d.Helpers) == 0 {
-		t.Skip("the driver has no helpers")
+func killedHelper(t *testing.T, d Driver, name string) {
+	v := Boot(t, d, nil)
+	if err := unix.Kill(v.started.pid[name], unix.SIGKILL); err != nil {
+		t.Fatal(err)
 	}
-	for _, name := range d.Helpers {
-		v := Boot(t, d, nil)
-		if err := unix.Kill(v.started.pid[name], unix.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		if e := v.Ended(hypervisor.CauseFailed); !strings.Contains(e.Detail, name+": signal: killed") {
-			t.Errorf("detail %q", e.Detail)
-		}
+	if e := v.Ended(hypervisor.CauseFailed); !strings.Contains(e.Detail, name+": signal: killed") {
+		t.Errorf("detail %q", e.Detail)
 	}
 }
 
