@@ -20,6 +20,9 @@ type Input struct {
 	Spec *specs.Spec
 	// Host is the host's policy file; nil: there is none.
 	Host *File
+	// Private are the runtime's own folders on this host, which are never shared,
+	// wherever the configuration has put them.
+	Private []string
 	// Enforced is what the caller can enforce. A policy that needs more is
 	// refused.
 	Enforced Enforced
@@ -45,6 +48,7 @@ func Compile(in Input) (*Policy, error) {
 	for _, id := range append([]string{in.ID}, in.Peers...) {
 		p.Mounts.Engine = append(p.Mounts.Engine, engineFolders(id, in.Spec)...)
 	}
+	p.refusePrivate(in.Private)
 	if err := checkFlags(p, in.Spec); err != nil {
 		return nil, err
 	}

@@ -43,6 +43,22 @@ func baselinePlaces() []Place {
 	return places
 }
 
+// refusePrivate adds the runtime's own folders to the refused places, as far as
+// they do not lie in one already.
+func (p *Policy) refusePrivate(folders []string) {
+	for _, folder := range folders {
+		folder = path.Clean(folder)
+		if slices.ContainsFunc(p.Mounts.Refuse, func(r Place) bool {
+			return path.IsAbs(r.Path) && r.Path != "/" && below(folder, r.Path)
+		}) {
+			continue
+		}
+		p.Mounts.Refuse = append(p.Mounts.Refuse, Place{
+			Path: folder, Kind: "a folder of nanoclaw's own", Rule: "mounts.refuse " + folder, Origin: baseline,
+		})
+	}
+}
+
 // Probes are names to look for below a folder that is to be shared, one level
 // deep: what is found goes into [Source.Holds]. A home folder is refused for
 // holding credentials, not for its own name. A name that projects use for

@@ -89,6 +89,22 @@ func (d rundir) hold() (*os.File, error) {
 	return f, nil
 }
 
+// serialise waits until no other process destroys the sandbox, and has others
+// wait until unlock. A folder that is not there needs no lock.
+func (d rundir) serialise() (unlock func(), err error) {
+	f, err := os.Open(string(d))
+	if errors.Is(err, os.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock the run directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the run directory %s: %w", d, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // the kernel unlocks with the last descriptor
+}
+
 // held reports whether a shim that lives holds the lock.
 func (d rundir) held() bool {
 	f, err := os.Open(d.lock())

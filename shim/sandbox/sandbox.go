@@ -90,6 +90,9 @@ type Sandbox struct {
 	done   chan struct{}
 	close  func() error
 
+	// beside counts what runs beside the sandbox, in its network namespace.
+	beside sync.WaitGroup
+
 	// relaying says whether DNS questions are relayed.
 	relaying atomic.Bool
 	// following is done once changes of the network are followed.
@@ -125,6 +128,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	undo.Add("close network namespace", s.ns.Close)
+	undo.Add("end what uses the network namespace", s.endBeside)
 	identity, err := s.ns.Identity()
 	if err != nil {
 		return nil, err
@@ -404,7 +408,7 @@ func (s *Sandbox) Leave(ctx context.Context, id string) error {
 	last := s.users == 0
 	s.mu.Unlock()
 	if last {
-		return s.shut(ctx)
+		return s.Close(ctx)
 	}
 	_, err := s.agent.RPC().Delete(ctx, &agent.DeleteRequest{Container: id})
 	if errors.Is(err, guest.ErrLost) || errdefs.IsNotFound(err) {
@@ -414,9 +418,9 @@ func (s *Sandbox) Leave(ctx context.Context, id string) error {
 	return errors.Join(err, s.share.RemoveContainer(id))
 }
 
-// shut ends the VM, in an orderly way where the guest helps, and removes all
+// Close ends the VM, in an orderly way where the guest helps, and removes all
 // that belongs to it.
-func (s *Sandbox) shut(ctx context.Context) error {
+func (s *Sandbox) Close(ctx context.Context) error {
 	select {
 	case <-s.done:
 	default:
@@ -454,14 +458,41 @@ func (s *Sandbox) Wire(ctx context.Context, resolvConf string) (*agent.NetworkSt
 			return nil, err
 		}
 	}
-	s.following.Do(func() { go s.follow() })
-	return state, nil
+	return state, s.follow()
 }
 
-func (s *Sandbox) follow() {
-	if err := s.net.Watch(s.ctx, s.apply); err != nil && s.ctx.Err() == nil {
-		log.G(s.ctx).WithError(err).Error("network changes are not followed any more")
+// follow has changes of the network followed, once.
+func (s *Sandbox) follow() error {
+	var err error
+	s.following.Do(func() {
+		err = s.runBeside(func() {
+			if err := s.net.Watch(s.ctx, s.apply); err != nil && s.ctx.Err() == nil {
+				log.G(s.ctx).WithError(err).Error("network changes are not followed any more")
+			}
+		})
+	})
+	return err
+}
+
+// runBeside runs f, which ends with s.ctx, unless the sandbox has ended.
+func (s *Sandbox) runBeside(f func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ctx.Err(); err != nil {
+		return fmt.Errorf("the sandbox has ended: %w", err)
 	}
+	s.beside.Go(f)
+	return nil
+}
+
+// endBeside ends all of them: a namespace's descriptor must not be closed, and
+// its number be another file's, while one of them is about to enter it.
+func (s *Sandbox) endBeside() error {
+	s.mu.Lock()
+	s.cancel()
+	s.mu.Unlock()
+	s.beside.Wait()
+	return nil
 }
 
 func (s *Sandbox) apply(state *agent.NetworkState) error {
@@ -496,11 +527,13 @@ func (s *Sandbox) relayDNS(ctx context.Context) error {
 		s.relaying.Store(false)
 		return err
 	}
-	go func() {
+	if err := s.runBeside(func() {
 		if err := network.RelayDNS(s.ctx, s.ns, conn); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Warn("the relay of DNS questions ended")
 		}
-	}()
+	}); err != nil {
+		return errors.Join(err, conn.Close())
+	}
 	return nil
 }
 
@@ -528,6 +561,12 @@ func Destroy(bundle, namespace, id string) (*Info, error) {
 		return nil, err
 	}
 	d := newRundir(base, namespace, owner)
+	// There is one "delete" for each container, and the engine calls them at once.
+	unlock, err := d.serialise()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	info, err := d.info()
 	if err != nil {
 		return nil, err
