@@ -1,6 +1,7 @@
 package annotations
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -20,8 +21,8 @@ type Input struct {
 	Spec *specs.Spec
 	// Host is the host's policy file; nil: there is none.
 	Host *File
-	// Private are the runtime's own folders on this host, which are never shared,
-	// wherever the configuration has put them.
+	// Private are the runtime's own folders and files on this host, which are
+	// never shared, wherever the configuration has put them.
 	Private []string
 	// Enforced is what the caller can enforce. A policy that needs more is
 	// refused.
@@ -60,7 +61,29 @@ func Compile(in Input) (*Policy, error) {
 			return nil, err
 		}
 	}
+	if err := checkSize(p); err != nil {
+		return nil, err
+	}
 	return p, in.Enforced.check(p)
+}
+
+// MaxPolicy bounds the JSON form of a policy that the guest gets, in bytes.
+const MaxPolicy = 1 << 20
+
+// checkSize refuses a policy that the guest would not take. It is several
+// thousand rules.
+func checkSize(p *Policy) error {
+	b, err := json.Marshal(p.ForGuest())
+	if err != nil {
+		return fmt.Errorf("encode the policy of container %s: %w", quote(p.Container), err)
+	}
+	if len(b) > MaxPolicy {
+		return &Refusal{
+			Rule: "policy size", Origin: baseline, What: "the policy of the container",
+			Why: fmt.Sprintf("with all its rules it has %d bytes, and at most %d are possible", len(b), MaxPolicy), Instead: "use wildcards, or fewer tools",
+		}
+	}
+	return nil
 }
 
 // ForAgent returns the policy of a container that names an agent and has no
@@ -92,7 +115,7 @@ func effective(host *File, requests []request) (*Policy, error) {
 		all = all.meet(host.ceiling.with(granted))
 	}
 	if agent != nil {
-		all = all.meet(agent.request.with(granted))
+		all = all.meet(agent.with(granted))
 	}
 	for _, q := range requests {
 		all = all.meet(q.with(granted))
@@ -131,8 +154,8 @@ func checkRequest(host *File, q request) error {
 	for _, u := range host.unknownNames(q.rules) {
 		return unknownIn(&u.nameRule, u.what, u.known, fileName(host))
 	}
-	if len(q.rules.readonlyTools) > 0 && len(host.toolNames()) == 0 {
-		return badValue(q.rules.readonlyTools[0].Where, "true", "there is no catalog of tools on this host", "remove it")
+	if len(q.readonlyTools) > 0 && len(host.toolNames()) == 0 {
+		return badValue(q.readonlyTools[0].Where, "true", "there is no catalog of tools on this host", "remove it")
 	}
 	for _, x := range host.exceeds(q.rules, nil) {
 		return &Refusal{Rule: x.rule, Origin: x.limit, What: "the annotation " + x.origin.Where, Why: x.what, Instead: x.instead}

@@ -24,7 +24,7 @@ func compile(cfg config.Config, id string, peers []string, spec *specs.Spec) (*a
 	}
 	return annotations.Compile(annotations.Input{
 		ID: id, Peers: peers, Annotations: spec.Annotations, Spec: spec, Host: host, Enforced: config.Enforced,
-		Private: []string{cfg.Audit.Dir, cfg.RunDir},
+		Private: cfg.Private(),
 	})
 }
 
