@@ -1,6 +1,7 @@
 package annotations
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -56,7 +57,29 @@ func Compile(in Input) (*Policy, error) {
 			return nil, err
 		}
 	}
+	if err := checkSize(p); err != nil {
+		return nil, err
+	}
 	return p, in.Enforced.check(p)
+}
+
+// MaxPolicy bounds the JSON form of a policy that the guest gets, in bytes.
+const MaxPolicy = 1 << 20
+
+// checkSize refuses a policy that the guest would not take. It is several
+// thousand rules.
+func checkSize(p *Policy) error {
+	b, err := json.Marshal(p.ForGuest())
+	if err != nil {
+		return fmt.Errorf("encode the policy of container %s: %w", quote(p.Container), err)
+	}
+	if len(b) > MaxPolicy {
+		return &Refusal{
+			Rule: "policy size", Origin: baseline, What: "the policy of the container",
+			Why: fmt.Sprintf("with all its rules it has %d bytes, and at most %d are possible", len(b), MaxPolicy), Instead: "use wildcards, or fewer tools",
+		}
+	}
+	return nil
 }
 
 // ForAgent returns the policy of a container that names an agent and has no

@@ -226,6 +226,9 @@ func TestKeys(t *testing.T) {
 		{KeyNetwork, "open", []string{"unknown value"}},
 		{KeyNetworkAllow, "exa mple.com", []string{"not a host name"}},
 		{KeyMountsHide, "", []string{"names nothing"}},
+		{KeyMountsHide, "/w/.env*", []string{"nothing of the host is mounted above it"}},
+		{KeyMountsHide, "/etc/hosts", []string{"not supported by this version"}},
+		{KeyMountsHide, "/**/.env*", []string{"not supported by this version"}},
 		{KeyMountsHide, "/", []string{"not below a mount"}},
 		{KeyLimitsLifetime, "1", []string{"not a duration"}},
 		{KeyLimitsLifetime, "500ms", []string{"not a duration"}},
@@ -268,7 +271,7 @@ func TestKeys(t *testing.T) {
 func TestNoKeyIsIgnored(t *testing.T) {
 	values := map[string]string{
 		KeyMountsAllow: "/a:ro", KeyMountsReadonly: "*", KeyLimitsCPUs: "1", KeyLimitsMemory: "1g", KeyLimitsPids: "10",
-		KeyExecMode: "image", KeyExecAllow: "/bin/sh", KeyExecDeny: "/bin/nc", KeyExecAsk: "/bin/rm", KeyMountsHide: "/w/.env*",
+		KeyExecMode: "image", KeyExecAllow: "/bin/sh", KeyExecDeny: "/bin/nc", KeyExecAsk: "/bin/rm", KeyMountsHide: "/**/.env*",
 		KeyNetwork: "none", KeyNetworkAllow: "x.org", KeyNetworkDeny: "x.org", KeyNetworkAsk: "x.org", KeyLimitsLifetime: "1h",
 		KeyPolicy: `{"exec":{"mode":"image"}}`,
 	}
@@ -400,8 +403,11 @@ func FuzzCompile(f *testing.F) {
 	f.Add(KeyLimitsCPUs, "0.001")
 	f.Add(KeyLimitsPids, "9223372036854775808")
 	f.Add("io.nanoclaw.toolz", "\x00")
+	f.Add(KeyPolicy, `{"exec":{"mode":"image","deny":["/usr/bin/nc",{"path":"/a","argv":["b"]}]},"network":{"allow":["x.org:443"]},"limits":{"pids":5}}`)
+	f.Add(KeyExecAllow, "/usr/**/git,/bin/sh")
+	f.Add(KeyNetworkDeny, "private,[::1]:80,10.0.0.0/8")
 	f.Fuzz(func(t *testing.T, key, value string) {
-		p, err := Compile(Input{ID: testID, Annotations: map[string]string{key: value}, Spec: dockerSpec()})
+		p, err := Compile(Input{ID: testID, Annotations: map[string]string{key: value}, Spec: dockerSpec(), Enforced: Everything})
 		if err != nil {
 			if len(err.Error()) > 4000 {
 				t.Errorf("a message of %d bytes", len(err.Error()))

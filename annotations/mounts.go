@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nanoclaw/nanoclaw/annotations/pattern"
 )
 
 // Kind is what a mount's source is.
@@ -327,16 +329,22 @@ func (p *Policy) CheckRootfs(s Source) error {
 	return nil
 }
 
-// checkDestinations refuses a read-only rule for a destination at which nothing
-// is mounted: a misspelt one would leave the real one writable.
+// checkDestinations refuses an annotation about a destination at which nothing
+// is mounted: a misspelt one would leave the real one writable, or in sight. An
+// agent's entry is for containers of many kinds, and may say more than one has.
 func checkDestinations(p *Policy, spec *specs.Spec) error {
+	mounted := func(where func(destination string) bool) bool {
+		return slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return IsBind(m) && where(path.Clean(m.Destination)) })
+	}
 	for _, r := range p.Mounts.Readonly {
-		if r.Layer != LayerAnnotation {
-			continue
+		if r.Layer == LayerAnnotation && r.Destination != "*" && !mounted(func(d string) bool { return d == r.Destination }) {
+			return badValue(r.Where, r.Destination, "nothing of the host is mounted there", "name a destination of a -v or --mount")
 		}
-		mounted := slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return IsBind(m) && path.Clean(m.Destination) == r.Destination })
-		if r.Destination != "*" && !mounted {
-			return badValue(KeyMountsReadonly, r.Destination, "nothing of the host is mounted there", "name a destination of a -v or --mount")
+	}
+	for _, h := range p.Mounts.Hide {
+		// A pattern that begins with any depth is about every mount.
+		if h.Layer == LayerAnnotation && !strings.HasPrefix(h.Pattern, "/**/") && !mounted(func(d string) bool { return pattern.CoversPath(path.Join(d, "**"), h.Pattern) }) {
+			return badValue(h.Where, h.Pattern, "nothing of the host is mounted above it", "name paths below a destination of a -v or --mount")
 		}
 	}
 	return nil

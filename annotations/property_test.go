@@ -8,6 +8,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"pgregory.net/rapid"
+
+	"github.com/nanoclaw/nanoclaw/annotations/pattern"
 )
 
 // The universe of the properties is small on purpose: rules and attempts must
@@ -61,19 +63,33 @@ func flow(items []string) string {
 	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
+// said is what a layer was made to say, by the annotations' keys.
+type said map[string]string
+
+// saidFolders is the key of the ceiling's folders, which no annotation has.
+const saidFolders = "folders"
+
 // drawLayer draws the keys that ceiling and agent have in common.
-func drawLayer(t *rapid.T, label string, ceiling bool) []string {
-	var lines []string
+func drawLayer(t *rapid.T, label string, ceiling bool) (lines []string, says said) {
+	says = said{}
 	add := func(key, value string) { lines = append(lines, "    "+key+": "+value) }
+	pick := func(t *rapid.T, label string, from []string) []string {
+		s := pick(t, label, from)
+		_, key, _ := strings.Cut(label, " ")
+		says[Prefix+key] = strings.Join(s, ",")
+		return s
+	}
 	if yes(t, label+" exec") {
 		parts := []string{"deny: " + flow(pick(t, label+" exec.deny", somePaths)), "ask: " + flow(pick(t, label+" exec.ask", somePaths))}
 		switch rapid.IntRange(0, 4).Draw(t, label+" exec.mode") {
 		case 0:
 			parts = append(parts, "mode: image")
+			says[KeyExecMode] = "image"
 		case 1:
 			parts = append(parts, "allow: "+flow(pick(t, label+" exec.allow", somePaths)))
 		case 2:
 			parts = append(parts, "mode: allowlist")
+			says[KeyExecMode] = "allowlist"
 		}
 		add("exec", "{"+strings.Join(parts, ", ")+"}")
 	}
@@ -82,19 +98,23 @@ func drawLayer(t *rapid.T, label string, ceiling bool) []string {
 		switch rapid.IntRange(0, 5).Draw(t, label+" network.mode") {
 		case 0:
 			parts = append(parts, "mode: none")
+			says[KeyNetwork] = "none"
 		case 1:
 			parts = append(parts, "allow: "+flow(pick(t, label+" network.allow", someHosts)))
 		case 2:
 			parts = append(parts, "mode: filtered")
+			says[KeyNetwork] = "filtered"
 		}
 		add("network", "{"+strings.Join(parts, ", ")+"}")
 	}
 	if yes(t, label+" mounts") {
 		var parts []string
 		if ceiling {
-			parts = append(parts, rapid.SampledFrom([]string{
-				"allow: [{source: /home, access: rw}, {source: /srv, access: ro}]", "allow: [{source: /srv, access: rw}]", "readonly: [/w]",
-			}).Draw(t, label+" mounts.allow"))
+			folders := rapid.SampledFrom([]string{
+				"{source: /home, access: rw}, {source: /srv, access: ro}", "{source: /srv, access: rw}", "",
+			}).Draw(t, label+" mounts.allow")
+			parts = append(parts, "allow: ["+folders+"]", "readonly: [/elsewhere]")
+			says[saidFolders] = folders
 		} else {
 			parts = append(parts, rapid.SampledFrom([]string{
 				`allow: ["/w:ro", "/data:rw"]`, `allow: ["/w:rw"]`, `readonly: ["*"]`, "readonly: [/data]", "allow: []",
@@ -111,13 +131,13 @@ func drawLayer(t *rapid.T, label string, ceiling bool) []string {
 	if yes(t, label+" tools") || !ceiling && yes(t, label+" tools, again") {
 		add("tools", flow(pick(t, label+" tools", someTools)))
 	}
-	return lines
+	return lines, says
 }
 
-func drawAgent(t *rapid.T) []string {
-	lines := drawLayer(t, "agent", false)
+func drawAgent(t *rapid.T) ([]string, said) {
+	lines, says := drawLayer(t, "agent", false)
 	lines = append(lines, "    readonly_tools: "+rapid.SampledFrom([]string{"true", "false", "[crm]"}).Draw(t, "readonly_tools"))
-	return append(lines, "    mode: "+rapid.SampledFrom([]string{"enforce", "audit"}).Draw(t, "mode"))
+	return append(lines, "    mode: "+rapid.SampledFrom([]string{"enforce", "audit"}).Draw(t, "mode")), says
 }
 
 func fileText(ceiling, agent []string) string {
@@ -206,6 +226,83 @@ func notWider(t *rapid.T, what string, p, q *Policy) {
 	}
 }
 
+// holds checks a policy against what one layer said, without the code that
+// compiles: a fault there would be in both sides of [notWider].
+func (s said) holds(t *rapid.T, layer string, p *Policy) {
+	broken := func(key, what string) { t.Fatalf("the %s says %s=%s, and %s", layer, key, s[key], what) }
+	atLeast := func(key string, order []string, mode string) {
+		if slices.Index(order, s[key]) > slices.Index(order, mode) {
+			broken(key, "the mode is "+mode)
+		}
+	}
+	atLeast(KeyExecMode, []string{"any", "image", "allowlist"}, string(p.Exec.Mode))
+	atLeast(KeyNetwork, []string{"open", "filtered", "none"}, string(p.Network.Mode))
+	for _, a := range attempts() {
+		v := p.Decide(a)
+		matches := func(key string) bool {
+			for _, item := range list(s[key]) {
+				e, err := pattern.ParseEndpoint(item)
+				switch {
+				case a.verb == "exec" && pattern.MatchPath(item, a.args[0]), a.verb == "network" && err == nil && e.Match(a.host, a.port),
+					a.verb == "tool" && item == a.args[0], a.verb == "secret" && item == a.args[0]:
+					return true
+				}
+			}
+			return false
+		}
+		ruled := map[string][2]string{
+			"exec": {KeyExecDeny, KeyExecAsk}, "network": {KeyNetworkDeny, KeyNetworkAsk},
+		}[a.verb]
+		if v.Decision != DecisionDeny && matches(ruled[0]) {
+			broken(ruled[0], a.String()+" is "+string(v.Decision))
+		}
+		if v.Decision == DecisionAllow && matches(ruled[1]) {
+			broken(ruled[1], a.String()+" is allow")
+		}
+		if folders, listed := s[saidFolders]; listed && a.verb == "mount" && v.Decision != DecisionDeny {
+			root := "/" + strings.Split(a.mount.Source.Path, "/")[1]
+			access := "rw"
+			if a.mount.ReadOnly || p.ReadOnly(a.mount.Destination) {
+				access = "r"
+			}
+			if !strings.Contains(folders, "{source: "+root+", access: "+access) {
+				broken(saidFolders, a.String()+" is "+string(v.Decision))
+			}
+		}
+		closed := map[string]string{"exec": KeyExecAllow, "network": KeyNetworkAllow, "tool": KeyTools, "secret": KeySecrets}[a.verb]
+		if layer == "agent" && (a.verb == "exec" || a.verb == "network") {
+			continue // its lists come on top of its tools
+		}
+		if _, listed := s[closed]; listed && v.Decision != DecisionDeny && !matches(closed) {
+			broken(closed, a.String()+" is "+string(v.Decision))
+		}
+	}
+	for _, item := range list(s[KeyMountsAllow]) {
+		if dest, mode, _ := cutLast(item, ":"); mode == "ro" && !p.ReadOnly(dest) && p.DecideMount(writable(dest)).Decision != DecisionDeny {
+			broken(KeyMountsAllow, dest+" can be written")
+		}
+	}
+	if _, listed := s[KeyMountsAllow]; listed && p.DecideMount(writable("/elsewhere")).Decision != DecisionDeny {
+		broken(KeyMountsAllow, "/elsewhere can be mounted")
+	}
+}
+
+func writable(destination string) Mount {
+	return Mount{Destination: destination, Source: Source{Asked: "/home/ada", Path: "/home/ada", Kind: KindDir}}
+}
+
+// sound checks what holds of every policy of an agent.
+func sound(t *rapid.T, p *Policy) {
+	if p.Exec.Mode == ExecAllowlist && len(p.Exec.Allow) == 0 {
+		t.Fatal("only listed programs run, and there is no list")
+	}
+	for _, query := range []string{"tool git", "exec /usr/bin/git push", "exec /usr/bin/git -C /w push"} {
+		if q, err := ParseQuery(query); err != nil || p.Decide(q).Decision == DecisionAllow {
+			t.Fatalf("%s, which cannot be undone, is allowed (%v)", query, err)
+		}
+	}
+}
+
 func with(given map[string]string, key, value string) map[string]string {
 	all := map[string]string{key: value}
 	for k, v := range given {
@@ -232,7 +329,9 @@ func specOf(t *rapid.T) *specs.Spec {
 func TestEffectiveIsNarrowerThanEach(t *testing.T) {
 	compiled := 0
 	rapid.Check(t, func(t *rapid.T) {
-		ceiling, agent, given, spec := drawLayer(t, "ceiling", true), drawAgent(t), drawAnnotations(t), specOf(t)
+		ceiling, ceilingSays := drawLayer(t, "ceiling", true)
+		agent, agentSays := drawAgent(t)
+		given, spec := drawAnnotations(t), specOf(t)
 		file, err := ParseFile(fileName1, []byte(fileText(ceiling, agent)))
 		if err != nil {
 			t.Skip("wider than the ceiling")
@@ -242,6 +341,10 @@ func TestEffectiveIsNarrowerThanEach(t *testing.T) {
 			t.Skip("refused")
 		}
 		compiled++
+		sound(t, p)
+		ceilingSays.holds(t, "ceiling", p)
+		agentSays.holds(t, "agent", p)
+		said(given).holds(t, "annotations", p)
 		notWider(t, "the baseline", p, must(ForAgent(nil, "")))
 		// "Only what was granted" means the agent's grants, in whatever layer.
 		granted := file.grants(file.agent("a"))
@@ -295,7 +398,8 @@ func drawRules(t *rapid.T, label string) rules {
 	for _, q := range requests {
 		all = all.meet(q.rules)
 	}
-	file, err := ParseFile(fileName1, []byte(fileText(drawLayer(t, label, true), nil)))
+	lines, _ := drawLayer(t, label, true)
+	file, err := ParseFile(fileName1, []byte(fileText(lines, nil)))
 	if err != nil {
 		t.Skip(err)
 	}
@@ -344,14 +448,15 @@ func printable(r rules) string {
 // and the same rules twice, make the same policy.
 func TestOrderDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		agent := drawAgent(t)
+		agent, _ := drawAgent(t)
+		ceiling, _ := drawLayer(t, "ceiling", true)
 		shuffled := rapid.Permutation(agent).Draw(t, "order")
 		a, errA := ForAgent(parsedOrSkip(t, fileText(nil, agent)), "a")
 		b, errB := ForAgent(parsedOrSkip(t, fileText(nil, shuffled)), "a")
 		if (errA == nil) != (errB == nil) || errA == nil && a.Digest() != b.Digest() {
 			t.Fatalf("another order, another policy: %v, %v", errA, errB)
 		}
-		file := parsedOrSkip(t, fileText(drawLayer(t, "ceiling", true), agent))
+		file := parsedOrSkip(t, fileText(ceiling, agent))
 		requests, err := readAnnotations(with(drawAnnotations(t), KeyAgent, "a"), Everything)
 		if err != nil {
 			t.Skip(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/guestagent/container"
 	"github.com/nanoclaw/nanoclaw/guestagent/runtime"
@@ -21,9 +22,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
-
-// maxPolicy bounds a policy document.
-const maxPolicy = 64 << 10
 
 // Machine is what is the VM's and no container's.
 type Machine interface {
@@ -96,8 +94,8 @@ func (s *Service) prepare(req *agent.CreateRequest) error {
 	if len(req.GetSandbox()) > agent.MaxContainerID {
 		return fmt.Errorf("the sandbox's name is too long: %w", errdefs.ErrInvalidArgument)
 	}
-	if p := req.GetPolicy(); len(p) > maxPolicy || !json.Valid(p) {
-		return fmt.Errorf("the policy is not JSON of at most %d bytes: %w", maxPolicy, errdefs.ErrInvalidArgument)
+	if p := req.GetPolicy(); len(p) > annotations.MaxPolicy || !json.Valid(p) {
+		return fmt.Errorf("the policy is not JSON of at most %d bytes: %w", annotations.MaxPolicy, errdefs.ErrInvalidArgument)
 	}
 	if err := s.machine.SetClock(req.GetHostTime()); err != nil {
 		return fmt.Errorf("set the clock: %w", err)

@@ -87,6 +87,9 @@ type Sandbox struct {
 	done   chan struct{}
 	close  func() error
 
+	// beside counts what runs beside the sandbox, in its network namespace.
+	beside sync.WaitGroup
+
 	// relaying says whether DNS questions are relayed.
 	relaying atomic.Bool
 
@@ -140,6 +143,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	undo.Add("close network namespace", s.ns.Close)
+	undo.Add("end what uses the network namespace", s.endBeside)
 	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, cg) }
 
 	if s.share, err = share.New(string(s.dir)); err != nil {
@@ -385,12 +389,35 @@ func (s *Sandbox) Wire(ctx context.Context, resolvConf string) (*agent.NetworkSt
 			return nil, err
 		}
 	}
-	go func() {
+	if err := s.runBeside(func() {
 		if err := s.net.Watch(s.ctx, s.apply); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Error("network changes are not followed any more")
 		}
-	}()
+	}); err != nil {
+		return nil, err
+	}
 	return state, nil
+}
+
+// runBeside runs f, which ends with s.ctx, unless the sandbox has ended.
+func (s *Sandbox) runBeside(f func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ctx.Err(); err != nil {
+		return fmt.Errorf("the sandbox has ended: %w", err)
+	}
+	s.beside.Go(f)
+	return nil
+}
+
+// endBeside ends all of them: a namespace's descriptor must not be closed, and
+// its number be another file's, while one of them is about to enter it.
+func (s *Sandbox) endBeside() error {
+	s.mu.Lock()
+	s.cancel()
+	s.mu.Unlock()
+	s.beside.Wait()
+	return nil
 }
 
 func (s *Sandbox) apply(state *agent.NetworkState) error {
@@ -425,11 +452,13 @@ func (s *Sandbox) relayDNS(ctx context.Context) error {
 		s.relaying.Store(false)
 		return err
 	}
-	go func() {
+	if err := s.runBeside(func() {
 		if err := network.RelayDNS(s.ctx, s.ns, conn); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Warn("the relay of DNS questions ended")
 		}
-	}()
+	}); err != nil {
+		return errors.Join(err, conn.Close())
+	}
 	return nil
 }
 

@@ -174,15 +174,27 @@ func (g *Guest) admit(conn net.Conn) {
 
 // Stream takes the stream of that name, once it has come.
 func (g *Guest) Stream(kind stream.Kind, id string) (net.Conn, error) {
+	return g.take(func(h stream.Header) bool { return h == stream.Header{Kind: kind, ID: id} })
+}
+
+// Any takes a stream of that kind, once one has come.
+func (g *Guest) Any(kind stream.Kind) (net.Conn, error) {
+	return g.take(func(h stream.Header) bool { return h.Kind == kind })
+}
+
+func (g *Guest) take(wanted func(stream.Header) bool) (net.Conn, error) {
 	timeout := time.After(patience)
 	for {
 		g.mu.Lock()
-		conn, arrived := g.streams[stream.Header{Kind: kind, ID: id}], g.arrived
-		delete(g.streams, stream.Header{Kind: kind, ID: id})
-		g.mu.Unlock()
-		if conn != nil {
-			return conn, nil
+		arrived := g.arrived
+		for h, conn := range g.streams {
+			if wanted(h) {
+				delete(g.streams, h)
+				g.mu.Unlock()
+				return conn, nil
+			}
 		}
+		g.mu.Unlock()
 		select {
 		case <-arrived:
 		case <-timeout:
