@@ -295,6 +295,21 @@ func TestDamageIsSaidByTheNextWriter(t *testing.T) {
 		"last line changed": func(t *testing.T, dir string) {
 			change(t, dir, func(data []byte) []byte { data[len(data)-40] ^= 1; return data })
 		},
+		"last line replaced": func(t *testing.T, dir string) {
+			change(t, dir, func(data []byte) []byte {
+				cut := bytes.LastIndexByte(data[:len(data)-1], '\n') + 1
+				old, err := decode(data[cut : len(data)-1])
+				if err != nil {
+					t.Fatal(err)
+				}
+				old.Decision = Allow
+				line, err := encode(&old)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return append(data[:cut], line...)
+			})
+		},
 		"last newline changed": func(t *testing.T, dir string) {
 			change(t, dir, func(data []byte) []byte { data[len(data)-1] ^= 1; return data })
 		},
@@ -486,7 +501,7 @@ func TestFullDisk(t *testing.T) {
 func TestFolderMovedAwayWhileOpen(t *testing.T) {
 	l := newTestLog(t, Options{})
 	mustAppend(t, l, event("a", 1))
-	if err := os.Rename(l.o.Dir, l.o.Dir+".old"); err != nil {
+	if err := errors.Join(os.Rename(l.o.Dir, l.o.Dir+".old"), os.Mkdir(l.o.Dir, 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	mustAppend(t, l, event("a", 2))
