@@ -51,11 +51,11 @@ func (r *reader) agent(n *document.Node, a *Agent) {
 	if n.Kind == document.Object && n.Get("name") == nil {
 		r.bad(n.Line, "an agent has no name", "add one")
 	}
-	if len(q.rules.tools) == 0 {
+	if len(q.tools) == 0 {
 		// An agent has the tools that it was granted and no others.
-		q.rules.tools = []nameList{{Origin: a.Origin}}
+		q.tools = []nameList{{Origin: a.Origin}}
 	}
-	for _, t := range q.rules.tools[0].Names {
+	for _, t := range q.tools[0].Names {
 		a.Granted = append(a.Granted, t.Name)
 	}
 	q.complete()

@@ -111,7 +111,7 @@ func effective(host *File, requests []request) (*Policy, error) {
 		all = all.meet(host.ceiling.with(granted))
 	}
 	if agent != nil {
-		all = all.meet(agent.request.with(granted))
+		all = all.meet(agent.with(granted))
 	}
 	for _, q := range requests {
 		all = all.meet(q.with(granted))
@@ -150,8 +150,8 @@ func checkRequest(host *File, q request) error {
 	for _, u := range host.unknownNames(q.rules) {
 		return unknownIn(&u.nameRule, u.what, u.known, fileName(host))
 	}
-	if len(q.rules.readonlyTools) > 0 && len(host.toolNames()) == 0 {
-		return badValue(q.rules.readonlyTools[0].Where, "true", "there is no catalog of tools on this host", "remove it")
+	if len(q.readonlyTools) > 0 && len(host.toolNames()) == 0 {
+		return badValue(q.readonlyTools[0].Where, "true", "there is no catalog of tools on this host", "remove it")
 	}
 	for _, x := range host.exceeds(q.rules, nil) {
 		return &Refusal{Rule: x.rule, Origin: x.limit, What: "the annotation " + x.origin.Where, Why: x.what, Instead: x.instead}

@@ -152,7 +152,7 @@ func (r *reader) checkFile(f *File) {
 		}
 		seen[a.Name] = a.Origin
 		r.checkNames(f, &a.request)
-		for _, x := range f.exceeds(a.request.rules, a) {
+		for _, x := range f.exceeds(a.rules, a) {
 			r.bad(x.line(a.line), x.what, x.instead)
 		}
 	}

@@ -143,7 +143,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 		name, text string
 		want       []string // "line: words"
 	}{
-		{"unknown keys", "versoin: 1\nagents:\n  - name: a\n    tols: []\n    exec: {mod: any}\n", []string{"1: versoin|version?", "4: tols|tools?", "5: mod|mode?"}},
+		{"unknown keys", "versn: 1\nagents:\n  - name: a\n    tols: []\n    exec: {mod: any}\n", []string{"1: versn|version?", "4: tols|tools?", "5: mod|mode?"}},
 		{"unknown tool", "tools: {crm-api: {}}\nagents:\n  - name: a\n    tools: [crm-ap]\n", []string{"4: crm-ap|did you mean crm-api?|agent a"}},
 		{"names and keys", "tool: {}\nagents:\n  - name: a\n    tools: [x]\n", []string{"1: tools?", "4: unknown tool"}},
 		{"unknown values", "agents:\n  - name: a\n    runtime: sandbx\n    vm: macro\n    exec: {mode: img}\n    mode: audti\n", []string{"3: sandbox?", "4: micro?", "5: img", "6: audit?"}},
@@ -154,7 +154,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 		{"twice", "agents:\n  - name: a\n  - name: a\n", []string{"3: another agent|policy.yaml:2"}},
 		{"no name", "agents:\n  - tools: []\n", []string{"2: no name"}},
 		{"bad name", "agents:\n  - name: \"a b\"\n", []string{"2: not a name"}},
-		{"risk", "tools:\n  t: {risk: irreversibel}\n", []string{"2: irreversible?|tool t"}},
+		{"risk", "tools:\n  t: {risk: irreversble}\n", []string{"2: irreversible?|tool t"}},
 		{"secret", "tools:\n  t:\n    secrets: [{env: X, source: \"fil:/x\", hosts: [x.org]}, {env: Y}]\n", []string{"3: file?", "3: no source", "3: no hosts"}},
 		{"programs", "tools:\n  t:\n    exec: [git, {argv: [x]}, {path: /a, sha256: 12}]\n", []string{"3: absolute", "3: no path", "3: sha256|in quotes"}},
 		{"endpoints", "tools:\n  t:\n    endpoints: [{port: 443}, {host: x.org, port: 0}, {host: \"a b\"}]\n", []string{"3: no host", "3: port", "3: not a host name"}},

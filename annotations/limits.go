@@ -52,7 +52,7 @@ func (r *reader) limit(n *document.Node, name string, q *request) {
 		r.bad(n.Line, "limits."+name+" is "+quote(text)+": "+why, instead)
 		return
 	}
-	*kind.field(&q.rules.limits) = &Limit{Value: value, Origin: r.origin(n)}
+	*kind.field(&q.limits) = &Limit{Value: value, Origin: r.origin(n)}
 }
 
 // parseCPUs reads a number such as 2 or 0.5.

@@ -19,7 +19,7 @@ func (r *reader) exec(n *document.Node, q *request) {
 		"deny":  func(n *document.Node) { r.execDeny(n, q) },
 		"ask":   func(n *document.Node) { r.execAsk(n, q) },
 	})
-	if e := q.rules.exec; len(e.Allow) > 0 && e.From != nil && e.Mode != ExecAllowlist {
+	if e := q.exec; len(e.Allow) > 0 && e.From != nil && e.Mode != ExecAllowlist {
 		r.bad(n.Line, "exec has a list of what is allowed, and the mode "+string(e.Mode)+", which has none", "write mode: allowlist, or remove the list")
 	}
 }
@@ -31,20 +31,20 @@ func (r *reader) execMode(n *document.Node, q *request) {
 	}
 	if s, ok := r.word(n, "exec.mode", known...); ok {
 		from := r.origin(n)
-		q.rules.exec.Mode, q.rules.exec.From = ExecMode(s), &from
+		q.exec.Mode, q.exec.From = ExecMode(s), &from
 	}
 }
 
 func (r *reader) execAllow(n *document.Node, q *request) {
-	q.rules.exec.Allow = append(q.rules.exec.Allow, ExecList{Programs: r.programs(n, "exec.allow"), Origin: r.origin(n)})
+	q.exec.Allow = append(q.exec.Allow, ExecList{Programs: r.programs(n, "exec.allow"), Origin: r.origin(n)})
 }
 
 func (r *reader) execDeny(n *document.Node, q *request) {
-	q.rules.exec.Deny = r.programs(n, "exec.deny")
+	q.exec.Deny = r.programs(n, "exec.deny")
 }
 
 func (r *reader) execAsk(n *document.Node, q *request) {
-	q.rules.exec.Ask = r.programs(n, "exec.ask")
+	q.exec.Ask = r.programs(n, "exec.ask")
 }
 
 // programs reads a list of paths, or of {path, argv, sha256}.

@@ -17,7 +17,7 @@ func (r *reader) mounts(n *document.Node, q *request) {
 	r.object(n, "mounts", fields{
 		"allow": func(n *document.Node) {
 			if r.layer == LayerCeiling {
-				q.rules.sources = append(q.rules.sources, SourceList{Sources: r.sourceFolders(n, "mounts.allow"), Origin: r.origin(n)})
+				q.sources = append(q.sources, SourceList{Sources: r.sourceFolders(n, "mounts.allow"), Origin: r.origin(n)})
 				return
 			}
 			r.mountsAllow(n, q)
@@ -48,7 +48,7 @@ func (r *reader) mountsAllow(n *document.Node, q *request) {
 		}
 	})
 	a.Destinations = canonical(a.Destinations)
-	q.rules.allow = append(q.rules.allow, a)
+	q.allow = append(q.allow, a)
 }
 
 // mountsReadonly reads "*" or destinations.
@@ -60,7 +60,7 @@ func (r *reader) mountsReadonly(n *document.Node, q *request) {
 		case dest != "*" && !cleanAbs(dest):
 			r.bad(i.Line, quote(dest)+" is neither * nor the absolute path of a destination", `write "*" or destinations such as /workspace`)
 		default:
-			q.rules.readonly = append(q.rules.readonly, Readonly{Destination: dest, Origin: r.origin(i)})
+			q.readonly = append(q.readonly, Readonly{Destination: dest, Origin: r.origin(i)})
 		}
 	}) {
 		return
@@ -68,7 +68,7 @@ func (r *reader) mountsReadonly(n *document.Node, q *request) {
 	if len(n.Items) == 0 {
 		r.bad(n.Line, "mounts.readonly names nothing", `write "*" or destinations, or remove it`)
 	}
-	q.rules.readonly = canonical(q.rules.readonly)
+	q.readonly = canonical(q.readonly)
 }
 
 // mountsHide reads patterns of paths in the container.
@@ -80,7 +80,7 @@ func (r *reader) mountsHide(n *document.Node, q *request) {
 			return
 		}
 		if ok {
-			q.rules.hide = append(q.rules.hide, Hide{Pattern: s, Origin: r.origin(i)})
+			q.hide = append(q.hide, Hide{Pattern: s, Origin: r.origin(i)})
 		}
 	}) {
 		return
@@ -88,7 +88,7 @@ func (r *reader) mountsHide(n *document.Node, q *request) {
 	if len(n.Items) == 0 {
 		r.bad(n.Line, "mounts.hide names nothing", "write patterns such as /workspace/.env*, or remove it")
 	}
-	q.rules.hide = canonical(q.rules.hide)
+	q.hide = canonical(q.hide)
 }
 
 // sourceFolders reads a list of {source, access}.

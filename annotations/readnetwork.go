@@ -17,7 +17,7 @@ func (r *reader) network(n *document.Node, q *request) {
 		"deny":  func(n *document.Node) { r.networkDeny(n, q) },
 		"ask":   func(n *document.Node) { r.networkAsk(n, q) },
 	})
-	if l := q.rules.network; len(l.Allow) > 0 && l.From != nil && l.Mode != NetworkFiltered {
+	if l := q.network; len(l.Allow) > 0 && l.From != nil && l.Mode != NetworkFiltered {
 		r.bad(n.Line, "network has a list of what is allowed, and the mode "+string(l.Mode)+", which has none", "write mode: filtered, or remove the list")
 	}
 }
@@ -29,20 +29,20 @@ func (r *reader) networkMode(n *document.Node, q *request) {
 	}
 	if s, ok := r.word(n, "network", known...); ok {
 		from := r.origin(n)
-		q.rules.network.Mode, q.rules.network.From = NetworkMode(s), &from
+		q.network.Mode, q.network.From = NetworkMode(s), &from
 	}
 }
 
 func (r *reader) networkAllow(n *document.Node, q *request) {
-	q.rules.network.Allow = append(q.rules.network.Allow, EndpointList{Endpoints: r.endpoints(n, "network.allow"), Origin: r.origin(n)})
+	q.network.Allow = append(q.network.Allow, EndpointList{Endpoints: r.endpoints(n, "network.allow"), Origin: r.origin(n)})
 }
 
 func (r *reader) networkDeny(n *document.Node, q *request) {
-	q.rules.network.Deny = r.endpoints(n, "network.deny")
+	q.network.Deny = r.endpoints(n, "network.deny")
 }
 
 func (r *reader) networkAsk(n *document.Node, q *request) {
-	q.rules.network.Ask = r.endpoints(n, "network.ask")
+	q.network.Ask = r.endpoints(n, "network.ask")
 }
 
 // endpoints reads a list of host[:port], or of {host, port}.

@@ -34,18 +34,18 @@ func (r *reader) shared(q *request) fields {
 }
 
 func (r *reader) secrets(n *document.Node, q *request) {
-	q.rules.secrets = append(q.rules.secrets, r.nameList(n, "secrets"))
+	q.secrets = append(q.secrets, r.nameList(n, "secrets"))
 }
 
 func (r *reader) tools(n *document.Node, q *request) {
-	q.rules.tools = append(q.rules.tools, r.nameList(n, "tools"))
+	q.tools = append(q.tools, r.nameList(n, "tools"))
 }
 
 // readonlyTools reads true, false, or a list. An annotation cannot say false:
 // it would take something back, or mean nothing.
 func (r *reader) readonlyTools(n *document.Node, q *request) {
 	if n.Kind == document.List {
-		q.rules.readonlyTools = r.nameRules(n, "readonly_tools")
+		q.readonlyTools = r.nameRules(n, "readonly_tools")
 		if len(n.Items) == 0 && r.layer == LayerAnnotation {
 			r.bad(n.Line, "it names nothing", "write true or a list of tools, or remove it")
 		}
@@ -55,7 +55,7 @@ func (r *reader) readonlyTools(n *document.Node, q *request) {
 	switch {
 	case !ok:
 	case all:
-		q.rules.readonlyTools = []nameRule{{Name: "*", Origin: r.origin(n)}}
+		q.readonlyTools = []nameRule{{Name: "*", Origin: r.origin(n)}}
 	case r.layer == LayerAnnotation:
 		r.bad(n.Line, "an annotation can only force tools to be read-only", "write true or a list of tools, or remove it")
 	}
@@ -71,7 +71,7 @@ func (r *reader) mode(n *document.Node, q *request) {
 	switch {
 	case !ok:
 	case slices.Contains(known, s):
-		q.rules.mode = modeRule{Mode: Mode(s), Origin: r.origin(n)}
+		q.mode = modeRule{Mode: Mode(s), Origin: r.origin(n)}
 	case r.layer == LayerAgent:
 		r.unknown(n.Line, "value "+quote(s)+" of mode", s, known)
 	default:

@@ -132,10 +132,9 @@ func (r *Report) Write(w io.Writer) error {
 	for _, t := range r.Tests {
 		outcomes[t.Outcome]++
 	}
-	switch {
-	case r.Digest == "":
+	if r.Digest == "" {
 		out.line("%s: %s; nothing more was checked", r.File, count(len(r.Errors), "error"))
-	default:
+	} else {
 		out.line("%s: %s, %s; %s passed, %d failed, %d undecided; %s, %s", r.File, count(r.Agents, "agent"), count(r.Tools, "tool"),
 			count(outcomes[Passed], "test"), outcomes[Failed], outcomes[Undecided], count(len(r.Errors), "error"), count(len(r.Warnings), "warning"))
 	}

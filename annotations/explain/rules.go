@@ -68,7 +68,7 @@ func (t *table) exec(e *annotations.Exec) {
 	t.add("exec.mode", string(e.Mode), from(e.From))
 	for _, l := range e.Allow {
 		for _, r := range l.Programs {
-			t.add("exec.allow", tool(r.Program.String(), r.Tool), r.Origin)
+			t.add("exec.allow", tool(r.String(), r.Tool), r.Origin)
 		}
 	}
 	for _, rules := range []struct {
@@ -76,7 +76,7 @@ func (t *table) exec(e *annotations.Exec) {
 		list []annotations.ExecRule
 	}{{"exec.deny", e.Deny}, {"exec.ask", e.Ask}, {"exec read-only", e.Readonly}} {
 		for _, r := range rules.list {
-			t.add(rules.name, tool(r.Program.String(), r.Tool), r.Origin)
+			t.add(rules.name, tool(r.String(), r.Tool), r.Origin)
 		}
 	}
 }

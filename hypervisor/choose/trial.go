@@ -15,8 +15,8 @@ import (
 )
 
 // trialLimit bounds a trial boot. With KVM on hardware it takes under a second;
-// with KVM inside an emulated machine that others keep busy, 30 were seen.
-const trialLimit = 45 * time.Second
+// with KVM inside an emulated machine that others keep busy, 50 were seen.
+const trialLimit = 60 * time.Second
 
 // trialLimitPVM bounds it where a module is loaded whose KVM boots only kernels
 // made for it. Those boot as fast as elsewhere, and others never.
@@ -76,9 +76,15 @@ func (s host) trial(ctx context.Context, c Config, h hypervisor.Hypervisor) (fin
 		slow := errors.Is(err, context.DeadlineExceeded) && !pvm
 		return finding{"a trial guest did not start: " + err.Error(), slow}, nil
 	}
+	if !ends(trying, vm) && ctx.Err() == nil && hypervisor.ConsoleTail(console) != "" {
+		// A guest that has said something does run, if slowly.
+		longer, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		ends(longer, vm)
+	}
 	select {
 	case <-vm.Done():
-	case <-trying.Done():
+	default:
 		kill(vm)
 		if ctx.Err() != nil {
 			return finding{}, ctx.Err()
@@ -102,6 +108,16 @@ func lastLines(console string) string {
 		return "; the end of its console:\n" + tail
 	}
 	return ""
+}
+
+// ends waits for a VM's end and reports whether it came before ctx's.
+func ends(ctx context.Context, vm hypervisor.VM) bool {
+	select {
+	case <-vm.Done():
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func kill(vm hypervisor.VM) {

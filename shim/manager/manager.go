@@ -35,6 +35,10 @@ const Name = "io.containerd.nanoclaw.v2"
 // was given: "delete" is not told.
 const configFile = "nanoclaw-config"
 
+// socketFile holds, in the bundle, the address at which the shim serves, for
+// "delete" to remove what a killed shim could not.
+const socketFile = "nanoclaw-socket"
+
 // childEnv marks the shim that serves, in its own mount namespace.
 const childEnv = "NANOCLAW_SHIM_CHILD"
 
@@ -81,6 +85,9 @@ func (Manager) Start(ctx context.Context, id string, opts shim.StartOpts) (_ shi
 			err = errors.Join(err, shim.RemoveSocket(address))
 		}
 	}()
+	if err := os.WriteFile(socketFile, []byte(address), 0o600); err != nil {
+		return params, fmt.Errorf("note the shim's address in the bundle: %w", err)
+	}
 	file, err := socket.File()
 	if err != nil {
 		return params, err
@@ -156,10 +163,24 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 			log.G(ctx).WithError(err).Error("the audit log lacks the end of the container")
 		}
 	}
+	if err := removeSocket(bundle); err != nil {
+		log.G(ctx).WithError(err).Warn("remove the socket of the dead shim")
+	}
 	if err := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH); err != nil {
 		log.G(ctx).WithError(err).Warn("unmount the bundle's root file system")
 	}
 	return status, nil
+}
+
+func removeSocket(bundle string) error {
+	address, err := os.ReadFile(filepath.Join(bundle, socketFile))
+	if err == nil {
+		err = shim.RemoveSocket(string(address))
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // auditConfig is the audit log's part of the configuration, which may have been
