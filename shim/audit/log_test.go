@@ -270,6 +270,14 @@ func TestTornLineIsSaidAndTheChainGoesOn(t *testing.T) {
 		if r, err := Verify(l.o.Dir, VerifyOptions{}); err != nil || r.Intact() {
 			t.Errorf("a change of the torn piece %.10q was not found: %v", piece, err)
 		}
+		// And so does its absence.
+		change(t, l.o.Dir, func(data []byte) []byte {
+			lines := bytes.SplitAfter(data, []byte("\n"))
+			return bytes.Join(append(lines[:2], lines[3:]...), nil)
+		})
+		if r, err := Verify(l.o.Dir, VerifyOptions{}); err != nil || len(r.Problems) != 1 {
+			t.Errorf("the absence of the torn piece %.10q was not found: %v, %v", piece, err, r.Problems)
+		}
 	}
 }
 
