@@ -27,7 +27,7 @@ func compiled(t *testing.T, file string, given map[string]string) (*annotations.
 	for _, kind := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.NetworkNamespace, specs.UTSNamespace, specs.PIDNamespace, specs.IPCNamespace} {
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: kind})
 	}
-	return compile(cfg, "c", spec)
+	return compile(cfg, "c", nil, spec)
 }
 
 func TestCompileWithTheHostsFile(t *testing.T) {
