@@ -49,13 +49,13 @@ lint: ## gofmt, go vet, golangci-lint and stale generated code
 	@test/lint
 
 generate: ## generate the protocols' code anew
-	@scripts/need protoc:protobuf-compiler
+	@scripts/need protoc:protobuf-compiler clang:clang llvm-strip:llvm /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev
 	mkdir -p out/tools
 	go build -o out/tools/ google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
 	PATH="$$PWD/out/tools:$$PATH" protoc -I $(PROTO) -I /usr/include \
 		--go_out=$(PROTO) --go_opt=paths=source_relative \
 		--go-ttrpc_out=$(PROTO) --go-ttrpc_opt=paths=source_relative agent.proto
-	go generate ./hypervisor/cloudhypervisor
+	go generate ./hypervisor/cloudhypervisor ./guestagent/execgate
 
 install: guest ## put the parts on this host and register the runtime with its Docker
 	scripts/install

@@ -13,6 +13,8 @@ import (
 type Input struct {
 	// ID is the container's id.
 	ID string
+	// Peers are the ids of the containers whose network this one joins.
+	Peers []string
 	// Annotations are the container's; only those that are [Ours] are read.
 	Annotations map[string]string
 	// Spec is the OCI spec as the engine wrote it. It is not changed.
@@ -43,8 +45,10 @@ func Compile(in Input) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Container = in.ID
-	p.Mounts.Engine = engineFolders(in.ID, in.Spec)
+	p.Container, p.Peers = in.ID, in.Peers
+	for _, id := range append([]string{in.ID}, in.Peers...) {
+		p.Mounts.Engine = append(p.Mounts.Engine, engineFolders(id, in.Spec)...)
+	}
 	p.refusePrivate(in.Private)
 	if err := checkFlags(p, in.Spec); err != nil {
 		return nil, err

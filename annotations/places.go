@@ -174,17 +174,21 @@ func initProgram(m Mount) bool {
 }
 
 // ownFile reports whether the engine itself made this mount for this container:
-// one of its three files, or something in the container's own folder of mounts
-// (swarm secrets, a shareable /dev/shm).
+// one of its three files, which are those of the other one where it joins a
+// network, or something in the container's own folder of mounts (swarm secrets,
+// a shareable /dev/shm).
 func (p *Policy) ownFile(m Mount) bool {
 	if p.Container == "" {
 		return false
 	}
 	for _, folder := range p.engine() {
-		own := path.Join(folder, "containers", p.Container)
-		if name, ok := ownFiles[m.Destination]; ok && m.Source.Path == path.Join(own, name) && m.Source.Kind == KindFile {
-			return true
+		name, known := ownFiles[m.Destination]
+		for _, id := range append([]string{p.Container}, p.Peers...) {
+			if known && m.Source.Path == path.Join(folder, "containers", id, name) && m.Source.Kind == KindFile {
+				return true
+			}
 		}
+		own := path.Join(folder, "containers", p.Container)
 		if below(m.Source.Path, path.Join(own, "mounts")) {
 			return true
 		}

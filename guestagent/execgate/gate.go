@@ -10,11 +10,16 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
+	"github.com/nanoclaw/nanoclaw/guestagent/cgroup"
 	"golang.org/x/sys/unix"
 )
 
-// depth of a container's own group below the root of the hierarchy.
-const scopeLevel = 2
+const (
+	// containers is the parent of every container's group.
+	containers = cgroup.Root + "/containers"
+	// scopeLevel is how deep a container's own group is below the root.
+	scopeLevel = 2
+)
 
 // Gate is one container's gate. Its programs judge from Load on, and nobody
 // until Arm.
@@ -73,7 +78,14 @@ func Load(p *Policy, seen func(*agent.Decision, Reason)) (_ *Gate, err error) {
 	for _, name := range unneeded(p) {
 		delete(spec.Programs, name)
 	}
-	if err := spec.Variables[gateVarScopeLevel].Set(uint32(scopeLevel)); err != nil {
+	var all unix.Stat_t
+	if err := unix.Stat(containers, &all); err != nil {
+		return nil, fmt.Errorf("exec gate: examine the containers' group %s: %w", containers, err)
+	}
+	if err := errors.Join(
+		spec.Variables[gateVarScopeLevel].Set(uint32(scopeLevel)),
+		spec.Variables[gateVarContainersGroup].Set(all.Ino),
+	); err != nil {
 		return nil, fmt.Errorf("exec gate: %w", err)
 	}
 	g := &Gate{policy: p, seen: seen, records: newQueue(), reading: make(chan struct{})}

@@ -154,51 +154,52 @@ type gateWord struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	gateMapArgBuffers     = "arg_buffers"
-	gateMapArgsets        = "argsets"
-	gateMapEvents         = "events"
-	gateMapLabels         = "labels"
-	gateMapLost           = "lost"
-	gateMapScopes         = "scopes"
-	gateMapTasks          = "tasks"
-	gateMapWords          = "words"
-	gateMapWritten        = "written"
-	gateProgExecBegins    = "exec_begins"
-	gateProgExecCommitted = "exec_committed"
-	gateProgExecProgram   = "exec_program"
-	gateProgLinkFile      = "link_file"
-	gateProgLookAtFile    = "look_at_file"
-	gateProgMakeFile      = "make_file"
-	gateProgMakeFolder    = "make_folder"
-	gateProgMakeNode      = "make_node"
-	gateProgMakeSocket    = "make_socket"
-	gateProgMakeSymlink   = "make_symlink"
-	gateProgMakeUserns    = "make_userns"
-	gateProgMapCode       = "map_code"
-	gateProgMountMoved    = "mount_moved"
-	gateProgMountNew      = "mount_new"
-	gateProgMountPath     = "mount_path"
-	gateProgOpenFile      = "open_file"
-	gateProgPivot         = "pivot"
-	gateProgProtectCode   = "protect_code"
-	gateProgRemoveAcl     = "remove_acl"
-	gateProgRemoveFile    = "remove_file"
-	gateProgRemoveFolder  = "remove_folder"
-	gateProgRemoveXattr   = "remove_xattr"
-	gateProgRenameFile    = "rename_file"
-	gateProgSetAcl        = "set_acl"
-	gateProgSetAttributes = "set_attributes"
-	gateProgSetXattr      = "set_xattr"
-	gateProgTaskBegins    = "task_begins"
-	gateProgTraceProcess  = "trace_process"
-	gateProgUnmountPath   = "unmount_path"
-	gateProgUseBpf        = "use_bpf"
-	gateProgUseFile       = "use_file"
-	gateProgUsePerf       = "use_perf"
-	gateVarScopeLevel     = "scope_level"
-	gateVarUsedEvent      = "used_event"
-	gateVarUsedLabelBit   = "used_label_bit"
-	gateVarUsedScopeFlag  = "used_scope_flag"
+	gateMapArgBuffers      = "arg_buffers"
+	gateMapArgsets         = "argsets"
+	gateMapEvents          = "events"
+	gateMapLabels          = "labels"
+	gateMapLost            = "lost"
+	gateMapScopes          = "scopes"
+	gateMapTasks           = "tasks"
+	gateMapWords           = "words"
+	gateMapWritten         = "written"
+	gateProgExecBegins     = "exec_begins"
+	gateProgExecCommitted  = "exec_committed"
+	gateProgExecProgram    = "exec_program"
+	gateProgLinkFile       = "link_file"
+	gateProgLookAtFile     = "look_at_file"
+	gateProgMakeFile       = "make_file"
+	gateProgMakeFolder     = "make_folder"
+	gateProgMakeNode       = "make_node"
+	gateProgMakeSocket     = "make_socket"
+	gateProgMakeSymlink    = "make_symlink"
+	gateProgMakeUserns     = "make_userns"
+	gateProgMapCode        = "map_code"
+	gateProgMountMoved     = "mount_moved"
+	gateProgMountNew       = "mount_new"
+	gateProgMountPath      = "mount_path"
+	gateProgOpenFile       = "open_file"
+	gateProgPivot          = "pivot"
+	gateProgProtectCode    = "protect_code"
+	gateProgRemoveAcl      = "remove_acl"
+	gateProgRemoveFile     = "remove_file"
+	gateProgRemoveFolder   = "remove_folder"
+	gateProgRemoveXattr    = "remove_xattr"
+	gateProgRenameFile     = "rename_file"
+	gateProgSetAcl         = "set_acl"
+	gateProgSetAttributes  = "set_attributes"
+	gateProgSetXattr       = "set_xattr"
+	gateProgTaskBegins     = "task_begins"
+	gateProgTraceProcess   = "trace_process"
+	gateProgUnmountPath    = "unmount_path"
+	gateProgUseBpf         = "use_bpf"
+	gateProgUseFile        = "use_file"
+	gateProgUsePerf        = "use_perf"
+	gateVarContainersGroup = "containers_group"
+	gateVarScopeLevel      = "scope_level"
+	gateVarUsedEvent       = "used_event"
+	gateVarUsedLabelBit    = "used_label_bit"
+	gateVarUsedScopeFlag   = "used_scope_flag"
 )
 
 // loadGate returns the embedded CollectionSpec for gate.
@@ -296,10 +297,11 @@ type gateMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type gateVariableSpecs struct {
-	ScopeLevel    *ebpf.VariableSpec `ebpf:"scope_level"`
-	UsedEvent     *ebpf.VariableSpec `ebpf:"used_event"`
-	UsedLabelBit  *ebpf.VariableSpec `ebpf:"used_label_bit"`
-	UsedScopeFlag *ebpf.VariableSpec `ebpf:"used_scope_flag"`
+	ContainersGroup *ebpf.VariableSpec `ebpf:"containers_group"`
+	ScopeLevel      *ebpf.VariableSpec `ebpf:"scope_level"`
+	UsedEvent       *ebpf.VariableSpec `ebpf:"used_event"`
+	UsedLabelBit    *ebpf.VariableSpec `ebpf:"used_label_bit"`
+	UsedScopeFlag   *ebpf.VariableSpec `ebpf:"used_scope_flag"`
 }
 
 // gateObjects contains all objects after they have been loaded into the kernel.
@@ -351,10 +353,11 @@ func (m *gateMaps) Close() error {
 //
 // It can be passed to loadGateObjects or ebpf.CollectionSpec.LoadAndAssign.
 type gateVariables struct {
-	ScopeLevel    *ebpf.Variable `ebpf:"scope_level"`
-	UsedEvent     *ebpf.Variable `ebpf:"used_event"`
-	UsedLabelBit  *ebpf.Variable `ebpf:"used_label_bit"`
-	UsedScopeFlag *ebpf.Variable `ebpf:"used_scope_flag"`
+	ContainersGroup *ebpf.Variable `ebpf:"containers_group"`
+	ScopeLevel      *ebpf.Variable `ebpf:"scope_level"`
+	UsedEvent       *ebpf.Variable `ebpf:"used_event"`
+	UsedLabelBit    *ebpf.Variable `ebpf:"used_label_bit"`
+	UsedScopeFlag   *ebpf.Variable `ebpf:"used_scope_flag"`
 }
 
 // gatePrograms contains all programs after they have been loaded into the kernel.

@@ -1,6 +1,7 @@
 package execgate
 
 import (
+	"os"
 	"testing"
 
 	"github.com/nanoclaw/nanoclaw/test/inguest"
@@ -19,6 +20,9 @@ func TestInVM(t *testing.T) {
 func TestGuestLoad(t *testing.T) {
 	if !inguest.Inside() {
 		t.Skip("TestInVM runs it")
+	}
+	if err := os.MkdirAll(containers, 0o755); err != nil { //nolint:gosec // as the agent makes it
+		t.Fatal(err)
 	}
 	p := &Policy{Image: &Reason{}, Rules: []Rule{{Action: Hide, Path: "/x"}, {Action: ReadOnly, Path: "/y"}, {Action: Deny, Path: "/z", Argv: []string{"a"}}}}
 	g, err := Load(p, nil)

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +39,15 @@ type vm interface {
 	// Wire joins the VM to the network and says what the guest shall configure.
 	Wire(ctx context.Context, resolvConf string) (*agent.NetworkState, error)
 	Kill()
-	Close(ctx context.Context) error
+	// ID is that of the first container in it, HasNetwork reports whether the
+	// network namespace at path is its own, and Share is what it sees of files.
+	ID() string
+	HasNetwork(path string) bool
+	Share() *share.Share
+	// Join counts the container of that bundle in, Leave one out; the last one
+	// ends the VM.
+	Join(bundle string) error
+	Leave(ctx context.Context, id string) error
 	// Done is closed when the VM has ended; End and Cause then say why.
 	Done() <-chan struct{}
 	End() sandbox.End
@@ -119,7 +128,8 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		}
 	}()
 	// Before anything is started: a refusal must cost nothing and leave nothing.
-	if c.policy, err = compile(cfg, id, spec); err != nil {
+	shared, peers := s.sandboxOf(spec)
+	if c.policy, err = compile(cfg, id, peers, spec); err != nil {
 		return nil, err
 	}
 	c.audit.Identify(c.policy.Agent, c.policy.Digest())
@@ -146,21 +156,34 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		return nil, err
 	}
 	var guestSpec *specs.Spec
-	c.sandbox, err = s.startVM(ctx, sandbox.Options{
-		Namespace: s.namespace, ID: id, Bundle: bundle,
-		Config: cfg, Hypervisor: hv, Launcher: s.launcher,
-		Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
-	}, func(sh *share.Share) error {
+	addFiles := func(sh *share.Share) error {
 		sh.Tell(c.audit.mount)
 		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root); err != nil {
 			return err
 		}
 		return c.audit.created(ctx, hv, c.policy)
-	})
-	if err != nil {
-		return nil, err
 	}
-	undo.Add("close the sandbox", func() error { return c.sandbox.Close(context.WithoutCancel(ctx)) })
+	leave := func() error { return c.sandbox.Leave(context.WithoutCancel(ctx), id) }
+	if shared != nil {
+		c.sandbox = shared
+		if err := c.sandbox.Join(bundle); err != nil {
+			return nil, err
+		}
+		undo.Add("leave the sandbox", leave)
+		if err := addFiles(c.sandbox.Share()); err != nil {
+			return nil, err
+		}
+	} else {
+		c.sandbox, err = s.startVM(ctx, sandbox.Options{
+			Namespace: s.namespace, ID: id, Bundle: bundle,
+			Config: cfg, Hypervisor: hv, Launcher: s.launcher,
+			Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
+		}, addFiles)
+		if err != nil {
+			return nil, err
+		}
+		undo.Add("leave the sandbox", leave)
+	}
 
 	streams, err := stdio.Open(ctx, c.sandbox.Agent(), paths, guest.NewStreamID)
 	if err != nil {
@@ -178,6 +201,33 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	}
 	undo.Release()
 	return c, nil
+}
+
+// sandboxOf returns the sandbox whose network a spec asks for, with the ids of
+// the containers in it; nil where it is none of this shim's. --network
+// container:X puts a container into X's VM, since two VMs cannot have one
+// network.
+func (s *Service) sandboxOf(spec *specs.Spec) (vm, []string) {
+	i := slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.NetworkNamespace && n.Path != ""
+	})
+	if i < 0 {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var shared vm
+	var peers []string
+	for _, c := range s.containers {
+		if c.sandbox.HasNetwork(spec.Linux.Namespaces[i].Path) {
+			shared, peers = c.sandbox, append(peers, c.id)
+		}
+	}
+	if shared != nil && !slices.Contains(peers, shared.ID()) {
+		// The first one is gone, but its hosts and resolv.conf are still theirs.
+		peers = append(peers, shared.ID())
+	}
+	return shared, peers
 }
 
 func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *agent.ExecGate, streams *stdio.Set) error {
@@ -345,13 +395,16 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 	if err := s.started(c, c.init, runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()}); err != nil {
 		return err
 	}
-	t := c.sandbox.Timing()
-	log.G(ctx).WithFields(log.Fields{
-		"container": c.id,
-		"create_ms": t.VMM.Sub(c.began).Milliseconds(),
-		"boot_ms":   t.Agent.Sub(t.VMM).Milliseconds(),
-		"start_ms":  time.Since(t.Agent).Milliseconds(),
-	}).Info("container started")
+	fields := log.Fields{"container": c.id}
+	if t := c.sandbox.Timing(); t.VMM.After(c.began) {
+		fields["create_ms"] = t.VMM.Sub(c.began).Milliseconds()
+		fields["boot_ms"] = t.Agent.Sub(t.VMM).Milliseconds()
+		fields["start_ms"] = time.Since(t.Agent).Milliseconds()
+	} else {
+		fields["joined"] = c.sandbox.ID()
+		fields["start_ms"] = time.Since(c.began).Milliseconds()
+	}
+	log.G(ctx).WithFields(fields).Info("container started")
 	return nil
 }
 
@@ -543,12 +596,13 @@ func (s *Service) watch(c *container) {
 	s.exited(c, c.init, exit{status: killed, at: time.Now()})
 }
 
-// tearDown ends the VM after its container.
+// tearDown takes a container that has ended out of its VM, and ends the VM after
+// the last one.
 func (s *Service) tearDown(c *container) {
 	defer close(c.torn)
 	c.followEnd(s.ctx)
 	calls := c.sandbox.Agent().Calls()
-	if err := errors.Join(c.sandbox.Close(s.ctx), c.unmountRootfs()); err != nil {
+	if err := errors.Join(c.sandbox.Leave(s.ctx, c.id), c.unmountRootfs()); err != nil {
 		log.G(s.ctx).WithError(err).WithField("container", c.id).Error("something of the sandbox is left")
 	}
 	log.G(s.ctx).WithFields(log.Fields{"container": c.id, "guest_calls": calls}).Info("sandbox closed")

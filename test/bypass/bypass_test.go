@@ -106,6 +106,9 @@ func tryAll(t *testing.T, policy attempts.Policy) {
 	p := policyOf(policy)
 	// Files are the image's up to now, whenever this is asked.
 	p.ImageTime = time.Now().Add(100 * time.Millisecond)
+	if err := os.MkdirAll(groups, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	began := time.Now()
 	gate, err := execgate.Load(p, nil)
 	if err != nil {

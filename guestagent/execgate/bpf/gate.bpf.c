@@ -33,8 +33,9 @@ char LICENSE[] SEC("license") = "GPL";
 #define ARG_CHUNK 2048
 #define ARG_CHUNKS 64
 
-/* How deep below the root of the cgroup hierarchy the containers' own groups are. */
+/* How deep below the root of the cgroup hierarchy the containers' own groups are, and the group that they are all in. */
 const volatile u32 scope_level = 2;
+const volatile u64 containers_group = 0;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -834,10 +835,14 @@ static __always_inline int check_forbidden(u32 kind, u32 unless)
 	return refuse(id, kind, DECISION_DENY, 0, 0, -EPERM);
 }
 
+/* A container of this VM that has no gate could take another's away. */
 SEC("lsm/bpf")
 int BPF_PROG(use_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 {
-	RETURN(check_forbidden(KIND_BPF, 0));
+	if (bpf_get_current_ancestor_cgroup_id(scope_level - 1) != containers_group)
+		return 0;
+	tell(bpf_get_current_ancestor_cgroup_id(scope_level), KIND_BPF, DECISION_DENY, 0, 0, 0);
+	return -EPERM;
 }
 
 SEC("lsm/perf_event_open")
