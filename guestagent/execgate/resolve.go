@@ -100,10 +100,10 @@ func (c container) resolve(p *Policy) (_ files, err error) {
 
 // label is how a rule is called.
 func (r *Rule) label() string {
-	if r.Reason.Rule == "" {
+	if r.Rule == "" {
 		return fmt.Sprintf("%q", r.Path)
 	}
-	return fmt.Sprintf("%q", r.Reason.Rule)
+	return fmt.Sprintf("%q", r.Rule)
 }
 
 func (c container) add(found files, number int, r *Rule, name string) error {

@@ -106,7 +106,7 @@ func (c *container) follow(ctx context.Context) {
 	for {
 		_, err := c.decisions(ctx, false)
 		// A guest that is paused does not answer, and will again.
-		if err != nil && !(errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil) {
+		if err != nil && (!errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil) {
 			log.G(ctx).WithError(err).WithField("container", c.id).Debug("the exec gate tells no more")
 			return
 		}

@@ -73,7 +73,7 @@ func policyOf(p attempts.Policy) *execgate.Policy {
 	case attempts.FromImage:
 		return &execgate.Policy{Image: &execgate.Reason{}}
 	case attempts.Listed:
-		return &execgate.Policy{Lists: []execgate.Reason{{}}, Rules: []execgate.Rule{
+		return &execgate.Policy{Image: &execgate.Reason{}, Lists: []execgate.Reason{{}}, Rules: []execgate.Rule{
 			{Action: execgate.InList, Path: attempts.Self}, {Action: execgate.InList, Path: attempts.Readonly},
 		}}
 	}

@@ -249,7 +249,7 @@ func tracing(attack func(pid int) error) error {
 		return err
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	for range 200 {
+	for range 2000 {
 		time.Sleep(10 * time.Millisecond)
 		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
 		if err != nil {

@@ -54,7 +54,7 @@ const (
 	Mounts Policy = "mounts"
 	// FromImage: mode image.
 	FromImage Policy = "image"
-	// Listed: a closed list of Self and Readonly.
+	// Listed: mode allowlist, with Self and Readonly on the list.
 	Listed Policy = "allowlist"
 )
 
