@@ -255,7 +255,12 @@ func tracing(attack func(pid int) error) error {
 		if err != nil {
 			return err
 		}
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(raw))); err == nil {
+		pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+		if err != nil {
+			continue
+		}
+		// Go tries its process handles on a child that is gone at once.
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.HasSuffix(string(line), "sleep\x00") {
 			defer func() { _ = unix.Kill(pid, unix.SIGKILL) }()
 			return attack(pid)
 		}
