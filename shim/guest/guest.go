@@ -83,14 +83,17 @@ type Agent struct {
 	client *ttrpc.Client
 	rpc    agent.AgentService
 	vm     Dialer
-	lost   chan struct{}
-	calls  atomic.Int64
+	// answers is the connection.
+	answers *answers
+	lost    chan struct{}
+	calls   atomic.Int64
 }
 
 // NewAgent returns the agent at the other end of conn, whose VM is vm.
 func NewAgent(conn net.Conn, vm Dialer) *Agent {
 	a := &Agent{vm: vm, lost: make(chan struct{})}
-	a.client = ttrpc.NewClient(conn,
+	a.answers = &answers{Conn: conn}
+	a.client = ttrpc.NewClient(a.answers,
 		ttrpc.WithOnClose(func() { close(a.lost) }),
 		ttrpc.WithUnaryClientInterceptor(a.intercept))
 	a.rpc = agent.NewAgentClient(a.client)
@@ -110,6 +113,7 @@ func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.R
 	// connection.
 	var reply ttrpc.Response
 	sent := make(chan error, 1)
+	a.answers.expect()
 	go func() { sent <- invoke(ctx, req, &reply) }()
 	var err error
 	select {
