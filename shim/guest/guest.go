@@ -11,8 +11,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -85,11 +86,13 @@ type Agent struct {
 	rpc    agent.AgentService
 	vm     Dialer
 	lost   chan struct{}
-	calls  atomic.Int64
+
+	mu    sync.Mutex
+	calls map[string]int
 }
 
 func newAgent(conn net.Conn, vm Dialer) *Agent {
-	a := &Agent{vm: vm, lost: make(chan struct{})}
+	a := &Agent{vm: vm, lost: make(chan struct{}), calls: map[string]int{}}
 	a.client = ttrpc.NewClient(conn,
 		ttrpc.WithOnClose(func() { close(a.lost) }),
 		ttrpc.WithUnaryClientInterceptor(a.intercept))
@@ -99,7 +102,7 @@ func newAgent(conn net.Conn, vm Dialer) *Agent {
 
 // intercept bounds, counts and translates every call.
 func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, info *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
-	a.calls.Add(1)
+	a.count(req.Method)
 	if limit := timeout(req.Method); limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
@@ -136,8 +139,18 @@ func timeout(method string) time.Duration {
 // RPC is the agent's service.
 func (a *Agent) RPC() agent.AgentService { return a.rpc }
 
-// Calls is the number of calls made so far.
-func (a *Agent) Calls() int64 { return a.calls.Load() }
+func (a *Agent) count(method string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calls[method]++
+}
+
+// Calls is the number of calls made so far, of each method.
+func (a *Agent) Calls() map[string]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.calls)
+}
 
 // Lost is closed when the connection to the agent has ended.
 func (a *Agent) Lost() <-chan struct{} { return a.lost }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/nanoclaw/nanoclaw/shim/began"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 )
@@ -33,7 +35,8 @@ const Name = "io.containerd.nanoclaw.v2"
 // was given: "delete" is not told.
 const configFile = "nanoclaw-config"
 
-// childEnv marks the shim that serves, in its own mount namespace.
+// childEnv marks the shim that serves, in its own mount namespace. Its value is
+// when "start" began, in nanoseconds since 1970.
 const childEnv = "NANOCLAW_SHIM_CHILD"
 
 // Manager implements shim.Manager.
@@ -91,7 +94,7 @@ func (Manager) Start(ctx context.Context, id string, opts shim.StartOpts) (_ shi
 		args = append(args, "-debug")
 	}
 	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd.Env = append(os.Environ(), childEnv+"="+strconv.FormatInt(began.At().UnixNano(), 10))
 	cmd.ExtraFiles = []*os.File{file}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid: true,
@@ -119,6 +122,15 @@ func Detach() error {
 		return fmt.Errorf("make the shim's mounts private: %w", err)
 	}
 	return nil
+}
+
+// Began is when the "start" that left this process serving began.
+func Began() time.Time {
+	ns, err := strconv.ParseInt(os.Getenv(childEnv), 10, 64)
+	if err != nil {
+		return began.At()
+	}
+	return time.Unix(0, ns)
 }
 
 // rememberConfig keeps the path of the configuration in the bundle.

@@ -57,20 +57,30 @@ type Options struct {
 	Policy *annotations.Policy
 }
 
-// Timing says when the steps of a start were done.
+// Timing says when the steps of a start were done: all was prepared, the VMM
+// had told the guest's kernel to boot, the agent had called.
 type Timing struct {
-	VMM, Agent time.Time
+	Prepared, VMM, Agent time.Time
+}
+
+// Machine is what kind of VM it is.
+type Machine struct {
+	Hypervisor string
+	CPUs       int
+	// Memory in bytes.
+	Memory int64
 }
 
 // Sandbox is a running VM. Its methods are safe for concurrent use.
 type Sandbox struct {
-	dir    rundir
-	ns     *network.Namespace
-	net    *network.Network
-	share  *share.Share
-	vm     hypervisor.VM
-	agent  *guest.Agent
-	timing Timing
+	dir     rundir
+	ns      *network.Namespace
+	net     *network.Network
+	share   *share.Share
+	vm      hypervisor.VM
+	agent   *guest.Agent
+	timing  Timing
+	machine Machine
 
 	// ctx ends when the sandbox closes; what runs beside it runs under it.
 	ctx    context.Context
@@ -104,14 +114,18 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		}
 	}()
 
-	memory := memoryFor(o.Spec, int64(o.Config.DefaultMemory))
+	s.machine = Machine{
+		Hypervisor: o.Hypervisor.Name(),
+		CPUs:       cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
+		Memory:     memoryFor(o.Spec, int64(o.Config.DefaultMemory)),
+	}
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
 	if err := s.dir.make(record{ID: o.ID, Cgroup: cgroupPath}); err != nil {
 		return nil, err
 	}
 	undo.Add("remove run directory", s.dir.remove)
 
-	cg, err := vmcgroup.New(cgroupPath, memory)
+	cg, err := vmcgroup.New(cgroupPath, s.machine.Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -150,13 +164,14 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	undo.Add("close the agent's listener", listener.Close)
+	s.timing.Prepared = time.Now()
 	if s.vm, err = o.Hypervisor.Start(ctx, hypervisor.Config{
 		ID:           o.ID,
 		Dir:          string(s.dir),
 		Kernel:       o.Config.Kernel,
 		Image:        o.Config.Image,
-		CPUs:         cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
-		Memory:       memory,
+		CPUs:         s.machine.CPUs,
+		Memory:       s.machine.Memory,
 		FSSocket:     s.share.Socket(),
 		FSTag:        agent.ShareTag,
 		CID:          guestCID,
@@ -164,7 +179,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Console:      s.dir.console(),
 		StartProcess: start,
 	}); err != nil {
-		return nil, fmt.Errorf("start the virtual machine with %s: %w", o.Hypervisor.Name(), err)
+		return nil, fmt.Errorf("start the virtual machine with %s: %w", s.machine.Hypervisor, err)
 	}
 	undo.Add("stop the virtual machine", func() error {
 		s.vm.Kill()
@@ -322,6 +337,9 @@ func (s *Sandbox) Share() *share.Share { return s.share }
 
 // Timing says how long the start took.
 func (s *Sandbox) Timing() Timing { return s.timing }
+
+// Machine says what kind of VM it is.
+func (s *Sandbox) Machine() Machine { return s.machine }
 
 // Kill ends the VM by force. It does not wait.
 func (s *Sandbox) Kill() { s.vm.Kill() }

@@ -42,6 +42,7 @@ type container struct {
 	// unmountRootfs undoes what the shim itself mounted (none under Docker).
 	unmountRootfs func() error
 	began         time.Time
+	timing        timing
 
 	mu     sync.Mutex
 	execs  map[string]*process
@@ -59,6 +60,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		execs: map[string]*process{},
 		torn:  make(chan struct{}),
 	}
+	c.timing.shim, c.timing.request = s.began, c.began
 	var undo cleanup.Stack
 	defer func() {
 		if err != nil {
@@ -102,6 +104,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	if err != nil {
 		return nil, err
 	}
+	c.timing.sandbox = c.sandbox.Timing()
 	undo.Add("close the sandbox", func() error { return c.sandbox.Close(context.WithoutCancel(ctx)) })
 
 	streams, err := stdio.Open(ctx, c.sandbox.Agent(), paths, guest.NewStreamID)
@@ -112,6 +115,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	if err := c.createInGuest(ctx, guestSpec, streams); err != nil {
 		return nil, err
 	}
+	c.timing.created = time.Now()
 	c.init.setStreams(streams)
 	undo.Release()
 	return c, nil
@@ -128,7 +132,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams
 	}
 	entropy := make([]byte, 64)
 	_, _ = rand.Read(entropy)
-	_, err = c.sandbox.Agent().RPC().Create(ctx, &agent.CreateRequest{
+	reply, err := c.sandbox.Agent().RPC().Create(ctx, &agent.CreateRequest{
 		Container: c.id,
 		Spec:      document,
 		Stdio:     streams.Stdio(),
@@ -137,7 +141,11 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams
 		Entropy:   entropy,
 		Sandbox:   c.id,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	c.timing.guestSaid(reply)
+	return nil
 }
 
 func readSpec(bundle string) (*specs.Spec, error) {
@@ -219,11 +227,13 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 	if err := c.init.begin(); err != nil {
 		return err
 	}
+	c.setStart(time.Now())
 	err := func() error {
 		state, err := c.sandbox.Wire(ctx, c.resolvConf)
 		if err != nil {
 			return err
 		}
+		c.timing.wired = time.Now()
 		_, err = c.sandbox.Agent().RPC().Start(ctx, &agent.StartRequest{Container: c.id, Network: state})
 		return err
 	}()
@@ -231,13 +241,14 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
+	c.timing.started = time.Now()
 	s.events.send(runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()})
-	t := c.sandbox.Timing()
-	log.G(ctx).WithFields(log.Fields{
-		"container": c.id,
-		"create_ms": t.VMM.Sub(c.began).Milliseconds(),
-		"boot_ms":   t.Agent.Sub(t.VMM).Milliseconds(),
-		"start_ms":  time.Since(t.Agent).Milliseconds(),
+	vm := c.sandbox.Machine()
+	log.G(ctx).WithFields(c.timing.fields()).WithFields(log.Fields{
+		"container":  c.id,
+		"hypervisor": vm.Hypervisor,
+		"cpus":       vm.CPUs,
+		"memory_mib": vm.Memory >> 20,
 	}).Info("container started")
 	go s.await(c, c.init)
 	return nil
@@ -339,11 +350,10 @@ func (s *Service) watch(c *container) {
 // tearDown ends the VM after its container.
 func (s *Service) tearDown(c *container) {
 	defer close(c.torn)
-	calls := c.sandbox.Agent().Calls()
 	if err := errors.Join(c.sandbox.Close(s.ctx), c.unmountRootfs()); err != nil {
 		log.G(s.ctx).WithError(err).WithField("container", c.id).Error("something of the sandbox is left")
 	}
-	log.G(s.ctx).WithFields(log.Fields{"container": c.id, "guest_calls": calls}).Info("sandbox closed")
+	log.G(s.ctx).WithFields(c.closing()).Info("sandbox closed")
 	for _, p := range c.all() {
 		p.closeStreams()
 	}

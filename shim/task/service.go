@@ -51,6 +51,8 @@ type Options struct {
 	Namespace string
 	Publisher coreevents.Publisher
 	Shutdown  shutdown.Service
+	// Began is when the shim's "start" did, for the figures of a start.
+	Began time.Time
 	// Hypervisor chooses how VMs are run on this host.
 	Hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 }
@@ -62,6 +64,7 @@ type Service struct {
 	events     *eventQueue
 	shutdown   shutdown.Service
 	launcher   *launch.Launcher
+	began      time.Time
 	hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 
 	mu         sync.Mutex
@@ -78,6 +81,7 @@ func New(ctx context.Context, o Options) *Service {
 		events:     newEventQueue(o.Namespace, o.Publisher),
 		shutdown:   o.Shutdown,
 		launcher:   launch.New(),
+		began:      o.Began,
 		hypervisor: o.Hypervisor,
 		containers: map[string]*container{},
 		creating:   map[string]bool{},
