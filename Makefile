@@ -11,7 +11,7 @@ PROTO := api/agent/v1
 BUILD := go build -ldflags='-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest engine engine-stop demo test lint generate install clean FORCE
+.PHONY: help build guest engine engine-stop demo test bench lint generate install clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -35,6 +35,9 @@ demo: guest ## run containers in micro-VMs, one of them stopped by a rule
 
 test: guest ## run all tests; ends in "N passed, N failed, N skipped"
 	@test/run
+
+bench: guest ## measure what a container costs, beside runc; BENCH holds flags, such as BENCH='-n 9 -format markdown'
+	@test/bench/run $(BENCH)
 
 lint: ## gofmt, go vet, golangci-lint and stale generated code
 	@test/lint
