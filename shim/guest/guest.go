@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -77,7 +76,7 @@ func (l *Listener) Accept(ctx context.Context, vm Dialer) (*Agent, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	return newAgent(conn, vm), nil
+	return NewAgent(conn, vm), nil
 }
 
 // Agent is the guest agent as the shim sees it.
@@ -91,7 +90,8 @@ type Agent struct {
 	calls map[string]int
 }
 
-func newAgent(conn net.Conn, vm Dialer) *Agent {
+// NewAgent returns the agent at the other end of conn, whose VM is vm.
+func NewAgent(conn net.Conn, vm Dialer) *Agent {
 	a := &Agent{vm: vm, lost: make(chan struct{}), calls: map[string]int{}}
 	a.client = ttrpc.NewClient(conn,
 		ttrpc.WithOnClose(func() { close(a.lost) }),
@@ -101,27 +101,37 @@ func newAgent(conn net.Conn, vm Dialer) *Agent {
 }
 
 // intercept bounds, counts and translates every call.
-func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, info *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
 	a.count(req.Method)
 	if limit := timeout(req.Method); limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	err := invoke(ctx, req, resp)
-	if errors.Is(err, ttrpc.ErrClosed) {
+	// A request is written without regard to ctx: a guest that does not read
+	// would hold every call. One that is left behind here ends with the
+	// connection.
+	var reply ttrpc.Response
+	sent := make(chan error, 1)
+	go func() { sent <- invoke(ctx, req, &reply) }()
+	var err error
+	select {
+	case err = <-sent:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	switch {
+	case errors.Is(err, ttrpc.ErrClosed):
 		return fmt.Errorf("%s: %w", req.Method, ErrLost)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return fmt.Errorf("the guest agent did not answer %s: %w", req.Method, err)
+	case err != nil:
+		return native(err)
+	case reply.GetStatus().GetCode() != int32(codes.OK):
+		return native(status.ErrorProto(reply.GetStatus()))
 	}
-	return native(err)
-}
-
-// native is an error of the guest as one of ours. One without a class keeps its
-// text alone: the wire's wrapping would be printed to a person.
-func native(err error) error {
-	if s, ok := status.FromError(err); ok && s.Code() == codes.Unknown {
-		return errors.New(s.Message())
-	}
-	return errgrpc.ToNative(err)
+	resp.Payload = reply.GetPayload()
+	return nil
 }
 
 func timeout(method string) time.Duration {
@@ -145,8 +155,17 @@ func (a *Agent) count(method string) {
 	a.calls[method]++
 }
 
-// Calls is the number of calls made so far, of each method.
-func (a *Agent) Calls() map[string]int {
+// Calls is the number of calls made so far.
+func (a *Agent) Calls() int {
+	n := 0
+	for _, calls := range a.CallsByMethod() {
+		n += calls
+	}
+	return n
+}
+
+// CallsByMethod is the number of calls made so far, of each method.
+func (a *Agent) CallsByMethod() map[string]int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return maps.Clone(a.calls)

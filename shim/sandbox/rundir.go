@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/vmcgroup"
 )
 
@@ -122,15 +122,8 @@ func (d rundir) consoleTail() string {
 	if err != nil && n == 0 {
 		return ""
 	}
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || r >= ' ' && r != unicodeDelete && r != '\uFFFD' {
-			return r
-		}
-		return -1
-	}, string(buf[:n])))
+	return guest.Printable(string(buf[:n]))
 }
-
-const unicodeDelete = 0x7f
 
 // killPatience bounds how long a killed VM's processes may take to go. The
 // engine gives "delete" five seconds in all.

@@ -60,7 +60,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // closing is what is told of a container when nothing of it is left: how long
 // after Start its first output came, if any did, and the calls into the guest.
 func (c *container) closing() log.Fields {
-	calls := c.sandbox.Agent().Calls()
+	calls := c.sandbox.Agent().CallsByMethod()
 	total, each := 0, make([]string, 0, len(calls))
 	for _, method := range slices.Sorted(maps.Keys(calls)) {
 		total += calls[method]
