@@ -61,12 +61,11 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // after Start its first output came, if any did, and the calls into the guest.
 func (c *container) closing() log.Fields {
 	calls := c.sandbox.Agent().CallsByMethod()
-	total, each := 0, make([]string, 0, len(calls))
+	each := make([]string, 0, len(calls))
 	for _, method := range slices.Sorted(maps.Keys(calls)) {
-		total += calls[method]
 		each = append(each, fmt.Sprintf("%s=%d", method, calls[method]))
 	}
-	f := log.Fields{"container": c.id, "guest_calls": total, "guest_methods": strings.Join(each, " ")}
+	f := log.Fields{"container": c.id, "guest_calls": c.sandbox.Agent().Calls(), "guest_methods": strings.Join(each, " ")}
 	c.mu.Lock()
 	start := c.timing.start
 	c.mu.Unlock()
