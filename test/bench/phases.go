@@ -33,11 +33,11 @@ var phases = []phase{
 	{"container", "crun start, until the first byte of output is on the host", firstOutput},
 }
 
-// Phases that no field says alone.
+// Phases that no field of the shim says alone.
 const (
-	beforeShim  = "before the shim"
-	firstOutput = "first output"
-	afterShim   = "after the shim"
+	beforeShim  = "before_shim_ms"
+	firstOutput = "first_output_ms"
+	afterShim   = "after_shim_ms"
 )
 
 // sample is one measured start; times are in milliseconds.
