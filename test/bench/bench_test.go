@@ -2,8 +2,9 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -185,8 +186,28 @@ func TestReports(t *testing.T) {
 	if !strings.Contains(text.String(), "together; 1 beside the container's own") {
 		t.Errorf("the text lacks the number of processes:\n%s", text.String())
 	}
-	var back figures
-	if err := json.Unmarshal(document.Bytes(), &back); err != nil || back.Ours.Starts[0].Total != 2000 {
-		t.Errorf("the JSON does not read back: %v", err)
+	path := filepath.Join(t.TempDir(), "report.json")
+	if err := os.WriteFile(path, document.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	back, err := earlier(t.Context(), options{from: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again bytes.Buffer
+	if err := writeMarkdown(&again, back); err != nil || again.String() != markdown.String() {
+		t.Errorf("the JSON does not read back: %v:\n%s", err, again.String())
+	}
+}
+
+func TestWhatIsNoReport(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "report.json")
+	for _, content := range []string{"", "[]", "{}"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := earlier(t.Context(), options{from: path}); err == nil {
+			t.Errorf("%q is taken for a report", content)
+		}
 	}
 }

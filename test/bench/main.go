@@ -23,7 +23,7 @@ type options struct {
 	runtime, against       string
 	docker, image, network string
 	log, bin, lib          string
-	format                 string
+	format, from           string
 	settle                 time.Duration
 }
 
@@ -43,6 +43,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "/usr/local/bin", "where the programs are installed")
 	flag.StringVar(&o.lib, "lib", "/usr/local/lib/nanoclaw", "where the kernel and the guest's image are installed")
 	flag.StringVar(&o.format, "format", "text", "text, markdown or json")
+	flag.StringVar(&o.from, "from", "", "measure nothing, but report what an earlier run wrote as JSON to this file")
 	flag.DurationVar(&o.settle, "settle", 5*time.Second, "how long containers idle before their memory is read")
 	flag.Parse()
 
@@ -53,7 +54,11 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	f, err := measure(ctx, o)
+	figuresOf := measure
+	if o.from != "" {
+		figuresOf = earlier
+	}
+	f, err := figuresOf(ctx, o)
 	if err == nil {
 		err = write(os.Stdout, f)
 	}
@@ -61,6 +66,24 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// earlier reads the figures of an earlier run.
+func earlier(_ context.Context, o options) (*figures, error) {
+	data, err := os.ReadFile(o.from)
+	if err != nil {
+		return nil, err
+	}
+	var f figures
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.from, err)
+	}
+	for _, c := range []costs{f.Ours, f.Theirs} {
+		if len(c.Starts) == 0 || len(c.Execs) == 0 {
+			return nil, fmt.Errorf("%s is no report of this program: it has no times", o.from)
+		}
+	}
+	return &f, nil
 }
 
 func writeJSON(w io.Writer, f *figures) error {
