@@ -30,6 +30,10 @@ import (
 // linger is how long a stream's sender waits for its receiver to close.
 const linger = 10 * time.Second
 
+// openLimit is how long the client may take to open its end of an output pipe.
+// It is waited for because what is written before, and the end, would be lost.
+const openLimit = 10 * time.Second
+
 // idleLimit is how long Drain waits for a consumer that takes nothing, or a
 // guest that sends nothing of what it said it had sent.
 const idleLimit = 10 * time.Second
@@ -141,21 +145,22 @@ func openInput(ctx context.Context, o Opener, h stream.Header, path string) (_ *
 			cancel()
 		}
 	}()
-	in := &input{cancel: cancel}
+	// Our reader first: it waits for nobody, and a writer can then be opened at
+	// once, so that CloseStdin finds both, whenever it comes.
+	reader, err := openPipe(path, os.O_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("open stdin: %w", err)
+	}
 	// A writer of our own keeps a client that goes away (an engine that is
 	// restarted) from ending the process's input: only CloseIO does.
-	if in.writer, err = fifo.OpenFifo(pumpCtx, path, syscall.O_WRONLY|syscall.O_NONBLOCK, 0); err != nil {
-		return nil, fmt.Errorf("open stdin %s: %w", path, err)
-	}
-	reader, err := fifo.OpenFifo(pumpCtx, path, syscall.O_RDONLY|syscall.O_NONBLOCK, 0)
+	writer, err := openPipe(path, os.O_WRONLY)
 	if err != nil {
-		in.closeWriter()
-		return nil, fmt.Errorf("open stdin %s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("open stdin: %w", err), reader.Close())
 	}
+	in := &input{cancel: cancel, writer: writer}
 	conn, err := o.OpenStream(ctx, h)
 	if err != nil {
-		in.closeWriter()
-		return nil, errors.Join(err, reader.Close())
+		return nil, errors.Join(err, reader.Close(), writer.Close())
 	}
 	context.AfterFunc(pumpCtx, func() {
 		_ = reader.Close()
@@ -171,6 +176,22 @@ func openInput(ctx context.Context, o Opener, h stream.Header, path string) (_ *
 		_ = w.CloseStream(linger)
 	}()
 	return in, nil
+}
+
+// openPipe opens one end of a named pipe. It does not wait for the other.
+func openPipe(path string, end int) (*os.File, error) {
+	f, err := os.OpenFile(path, end|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Mode()&os.ModeNamedPipe == 0 {
+		err = fmt.Errorf("%s is not a named pipe: %w", path, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func (in *input) closeWriter() {
@@ -205,7 +226,7 @@ func openOutput(ctx context.Context, o Opener, h stream.Header, target string) (
 			cancel()
 		}
 	}()
-	sink, err := openSink(ctx, pumpCtx, target)
+	sink, err := openSink(ctx, target)
 	if err != nil {
 		return nil, fmt.Errorf("open %s %s: %w", h.Kind, target, err)
 	}
@@ -316,14 +337,14 @@ func (o *output) close() {
 }
 
 // openSink opens where output goes.
-func openSink(ctx, pumpCtx context.Context, target string) (io.WriteCloser, error) {
+func openSink(ctx context.Context, target string) (io.WriteCloser, error) {
 	u, err := url.Parse(target)
 	if err != nil {
 		return nil, err
 	}
 	switch u.Scheme {
 	case "", "fifo":
-		return openFifoSink(ctx, pumpCtx, u.Path)
+		return openFifoSink(ctx, u.Path)
 	case "file":
 		return os.OpenFile(u.Path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	}
@@ -337,7 +358,7 @@ type fifoSink struct {
 	reader io.Closer
 }
 
-func openFifoSink(ctx, pumpCtx context.Context, path string) (io.WriteCloser, error) {
+func openFifoSink(ctx context.Context, path string) (io.WriteCloser, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -345,9 +366,12 @@ func openFifoSink(ctx, pumpCtx context.Context, path string) (io.WriteCloser, er
 	if info.Mode()&os.ModeNamedPipe == 0 {
 		return os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	}
-	w, err := fifo.OpenFifo(pumpCtx, path, syscall.O_WRONLY, 0)
+	// Opening ends with ctx; what is open does not.
+	ctx, cancel := context.WithTimeoutCause(ctx, openLimit, fmt.Errorf("nobody has opened it to read within %s", openLimit))
+	defer cancel()
+	w, err := fifo.OpenFifo(ctx, path, syscall.O_WRONLY, 0)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, context.Cause(ctx))
 	}
 	r, err := fifo.OpenFifo(ctx, path, syscall.O_RDONLY, 0)
 	if err != nil {
