@@ -11,7 +11,7 @@ PROTO := api/agent/v1
 BUILD := go build -ldflags='-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest engine engine-stop demo test bench lint generate install clean FORCE
+.PHONY: help build guest engine engine-stop demo kvm kvm-stop test-kvm test bench lint generate install clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -32,6 +32,15 @@ engine-stop: ## stop the embedded Docker Engine
 demo: guest ## run containers in micro-VMs, one of them stopped by a rule
 	@test/engine/up
 	@test/demo
+
+kvm: guest ## start a machine with a real KVM, by emulation
+	@test/kvm/up
+
+kvm-stop: ## stop that machine
+	@test/kvm/down
+
+test-kvm: guest ## run the end-to-end tests in it, with QEMU and with CLOUD_HYPERVISOR=…
+	@test/kvm/test
 
 test: guest ## run all tests; ends in "N passed, N failed, N skipped"
 	@test/run

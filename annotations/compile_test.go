@@ -212,10 +212,35 @@ func TestKeys(t *testing.T) {
 		{KeyMode, "audit", []string{"only say enforce"}},
 		{KeyMountsAllow, strings.Repeat("x", maxValue+1), []string{"longer"}},
 
-		{KeyAgent, "support-agent", []string{KeyAgent, "not supported by this version"}},
+		{KeyAgent, "support-agent", []string{KeyAgent, "no policy file"}},
+		{KeyAgent, "a b", []string{"not a name"}},
+		{KeyTools, "crm-api", []string{KeyTools, "no tool of this name"}},
+		{KeyReadonlyTools, "true", []string{"no catalog"}},
+		{KeyReadonlyTools, "false", []string{"only force"}},
+		{KeySecrets, "TOKEN", []string{"no secret of this name"}},
+		{KeyExecMode, "any", []string{"unknown value", "image"}},
+		{KeyExecMode, "imge", []string{"did you mean image?"}},
+		{KeyExecMode, "allowlist", []string{"none is listed"}},
+		{KeyExecAllow, "", []string{"none is listed"}},
+		{KeyExecDeny, "bin/sh", []string{"absolute"}},
+		{KeyNetwork, "open", []string{"unknown value"}},
+		{KeyNetworkAllow, "exa mple.com", []string{"not a host name"}},
+		{KeyMountsHide, "", []string{"names nothing"}},
+		{KeyMountsHide, "/w/.env*", []string{"nothing of the host is mounted above it"}},
+		{KeyMountsHide, "/etc/hosts", []string{"not supported by this version"}},
+		{KeyMountsHide, "/**/.env*", []string{"not supported by this version"}},
+		{KeyMountsHide, "/", []string{"not below a mount"}},
+		{KeyLimitsLifetime, "1", []string{"not a duration"}},
+		{KeyLimitsLifetime, "500ms", []string{"not a duration"}},
+		{KeyLimitsLifetime, "8h", []string{"not supported by this version"}},
+		{KeyPolicy, "[", []string{"not JSON"}},
+		{KeyPolicy, `{"exec":{"mod":"image"}}`, []string{"unknown key", "did you mean mode?"}},
+		{KeyPolicy, `{"agent":"x","agent":"y"}`, []string{"twice"}},
+		{KeyPolicy, `{"network":"none"}`, []string{KeyPolicy, "not supported by this version"}},
 		{KeyExecMode, "image", []string{KeyExecMode, "not supported by this version"}},
 		{Prefix + "mounts.readnly", "*", []string{"no such key", "write " + KeyMountsReadonly}},
-		{Prefix + "tool", "x", []string{"no such key", "nearest is " + KeyTools, "not supported"}},
+		{Prefix + "exec.mod", "x", []string{"no such key", "nearest is " + KeyExecMode, "not supported"}},
+		{Prefix + "tool", "x", []string{"no such key", "write " + KeyTools}},
 		{"IO.NanoClaw.mounts.readonly", "*", []string{"no such key", "write " + KeyMountsReadonly}},
 		{"io.nanoclaw", "x", []string{"no such key"}},
 		{Prefix, "x", []string{"no such key"}},
@@ -246,15 +271,22 @@ func TestKeys(t *testing.T) {
 func TestNoKeyIsIgnored(t *testing.T) {
 	values := map[string]string{
 		KeyMountsAllow: "/a:ro", KeyMountsReadonly: "*", KeyLimitsCPUs: "1", KeyLimitsMemory: "1g", KeyLimitsPids: "10",
+		KeyExecMode: "image", KeyExecAllow: "/bin/sh", KeyExecDeny: "/bin/nc", KeyExecAsk: "/bin/rm", KeyMountsHide: "/**/.env*",
+		KeyNetwork: "none", KeyNetworkAllow: "x.org", KeyNetworkDeny: "x.org", KeyNetworkAsk: "x.org", KeyLimitsLifetime: "1h",
+		KeyPolicy: `{"exec":{"mode":"image"}}`,
 	}
 	base := mustCompile(t, dockerSpec()).Digest()
-	for key, h := range keys {
-		p, err := compile(t, dockerSpec(), key, values[key])
+	for key, spec := range keys {
+		_, err := compile(t, dockerSpec(), key, values[key])
+		if err == nil && spec.needs != "" {
+			t.Errorf("%s is not enforced and was accepted", key)
+		}
+		p, err := Compile(Input{ID: testID, Spec: dockerSpec(), Annotations: map[string]string{key: values[key]}, Enforced: Everything})
 		switch {
 		case err != nil:
 			refusal(t, err, key)
-		case h == nil:
-			t.Errorf("%s is not supported and was accepted", key)
+		case key == KeyMode || key == KeySecrets:
+			// To enforce, and to use no secrets, is the baseline.
 		case p.Digest() == base:
 			t.Errorf("%s changed nothing", key)
 		}
@@ -269,7 +301,7 @@ func TestEveryRuleHasALayer(t *testing.T) {
 		}
 	}
 	for name, l := range map[string]Layer{
-		"allow": p.Mounts.Allow.Layer, "readonly": p.Mounts.Readonly[0].Layer, "cpus": p.Limits.CPUs.Layer,
+		"allow": p.Mounts.Allow[0].Layer, "readonly": p.Mounts.Readonly[0].Layer, "cpus": p.Limits.CPUs.Layer,
 		"memory": p.Limits.Memory.Layer, "pids": p.Limits.Pids.Layer,
 	} {
 		if l != LayerAnnotation {
@@ -371,8 +403,11 @@ func FuzzCompile(f *testing.F) {
 	f.Add(KeyLimitsCPUs, "0.001")
 	f.Add(KeyLimitsPids, "9223372036854775808")
 	f.Add("io.nanoclaw.toolz", "\x00")
+	f.Add(KeyPolicy, `{"exec":{"mode":"image","deny":["/usr/bin/nc",{"path":"/a","argv":["b"]}]},"network":{"allow":["x.org:443"]},"limits":{"pids":5}}`)
+	f.Add(KeyExecAllow, "/usr/**/git,/bin/sh")
+	f.Add(KeyNetworkDeny, "private,[::1]:80,10.0.0.0/8")
 	f.Fuzz(func(t *testing.T, key, value string) {
-		p, err := Compile(Input{ID: testID, Annotations: map[string]string{key: value}, Spec: dockerSpec()})
+		p, err := Compile(Input{ID: testID, Annotations: map[string]string{key: value}, Spec: dockerSpec(), Enforced: Everything})
 		if err != nil {
 			if len(err.Error()) > 4000 {
 				t.Errorf("a message of %d bytes", len(err.Error()))

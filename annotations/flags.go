@@ -118,5 +118,5 @@ func checkHooks(h *specs.Hooks) error {
 }
 
 func refuseFlag(rule, what, why, instead string) error {
-	return &Refusal{Rule: rule, Layer: LayerBaseline, What: what, Why: why, Instead: instead + ", or with --runtime=runc"}
+	return &Refusal{Rule: rule, Origin: baseline, What: what, Why: why, Instead: instead + ", or with --runtime=runc"}
 }

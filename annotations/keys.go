@@ -1,9 +1,12 @@
 package annotations
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/nanoclaw/nanoclaw/annotations/document"
 )
 
 // Prefix begins every annotation that is ours. The keys are a public contract:
@@ -35,37 +38,56 @@ const (
 	KeyPolicy         = Prefix + "policy"
 )
 
-// handler narrows p by the value of one annotation.
-type handler func(p *Policy, value string) error
+// shape is how an annotation's value is turned into a value of a document.
+type shape int
 
-// keys holds every known key. A nil handler marks one that this version knows
-// and cannot enforce.
-var keys = map[string]handler{
-	KeyAgent:          nil,
-	KeyTools:          nil,
-	KeyReadonlyTools:  nil,
-	KeyExecMode:       nil,
-	KeyExecAllow:      nil,
-	KeyExecDeny:       nil,
-	KeyExecAsk:        nil,
-	KeyMountsAllow:    mountsAllow,
-	KeyMountsReadonly: mountsReadonly,
-	KeyMountsHide:     nil,
-	KeyNetwork:        nil,
-	KeyNetworkAllow:   nil,
-	KeyNetworkDeny:    nil,
-	KeyNetworkAsk:     nil,
-	KeySecrets:        nil,
-	KeyLimitsCPUs:     limitsCPUs,
-	KeyLimitsMemory:   limitsMemory,
-	KeyLimitsPids:     limitsPids,
-	KeyLimitsLifetime: nil,
-	KeyMode:           mode,
-	KeyPolicy:         nil,
+const (
+	one     shape = iota // a scalar
+	several              // a list, separated by commas
+	either               // true, or a list
+	object               // a JSON object
+)
+
+// keys holds every known key: the shape of its value, what reads it, and what
+// must be enforced for it to mean something. A key without a capability needs
+// what the rules need that come of it.
+var keys = map[string]struct {
+	shape shape
+	read  func(*reader, *document.Node, *request)
+	needs Capability
+}{
+	KeyAgent:          {one, (*reader).agentName, ""},
+	KeyTools:          {several, (*reader).tools, ""},
+	KeyReadonlyTools:  {either, (*reader).readonlyTools, ""},
+	KeyExecMode:       {one, (*reader).execMode, CapExec},
+	KeyExecAllow:      {several, (*reader).execAllow, CapExec},
+	KeyExecDeny:       {several, (*reader).execDeny, CapExec},
+	KeyExecAsk:        {several, (*reader).execAsk, CapExec},
+	KeyMountsAllow:    {several, (*reader).mountsAllow, ""},
+	KeyMountsReadonly: {several, (*reader).mountsReadonly, ""},
+	KeyMountsHide:     {several, (*reader).mountsHide, CapHide},
+	KeyNetwork:        {one, (*reader).networkMode, CapNetwork},
+	KeyNetworkAllow:   {several, (*reader).networkAllow, CapNetwork},
+	KeyNetworkDeny:    {several, (*reader).networkDeny, CapNetwork},
+	KeyNetworkAsk:     {several, (*reader).networkAsk, CapNetwork},
+	KeySecrets:        {several, (*reader).secrets, ""},
+	KeyLimitsCPUs:     {one, limitKey("cpus"), ""},
+	KeyLimitsMemory:   {one, limitKey("memory"), ""},
+	KeyLimitsPids:     {one, limitKey("pids"), ""},
+	KeyLimitsLifetime: {one, limitKey("lifetime"), CapLifetime},
+	KeyMode:           {one, (*reader).mode, ""},
+	KeyPolicy:         {object, (*reader).policyObject, ""},
+}
+
+func limitKey(name string) func(*reader, *document.Node, *request) {
+	return func(r *reader, n *document.Node, q *request) { r.limit(n, name, q) }
 }
 
 // maxValue bounds an annotation's value, in bytes.
 const maxValue = 32 << 10
+
+// maxAnnotations bounds how many of them are ours.
+const maxAnnotations = 64
 
 // Ours reports whether an annotation's key is in our namespace, however it is
 // written: a key that only differs in case is a mistake to be refused, not
@@ -75,40 +97,12 @@ func Ours(key string) bool {
 	return strings.HasPrefix(k, Prefix) || k == strings.TrimSuffix(Prefix, ".")
 }
 
-// narrow applies the annotations to p, in the order of their keys.
-func narrow(p *Policy, annotations map[string]string) error {
-	for _, key := range slices.Sorted(maps.Keys(annotations)) {
-		if !Ours(key) {
-			continue
-		}
-		apply, known := keys[key]
-		switch {
-		case !known:
-			return unknownKey(key)
-		case apply == nil:
-			return &Refusal{
-				Rule: "annotation", Layer: LayerBaseline,
-				What:    "the annotation " + quote(key),
-				Why:     "it is not supported by this version of nanoclaw, and a restriction that is not enforced must not be accepted",
-				Instead: "remove it, or use one of " + strings.Join(Supported(), ", "),
-			}
-		}
-		value := annotations[key]
-		if len(value) > maxValue {
-			return badValue(key, value, "it is longer than 32 KiB", "shorten it")
-		}
-		if err := apply(p, value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Supported returns the keys that this version enforces, sorted.
-func Supported() []string {
+// Supported returns the keys that a caller can enforce that has these
+// capabilities, sorted.
+func Supported(has ...Capability) []string {
 	var s []string
-	for k, h := range keys {
-		if h != nil {
+	for k, spec := range keys {
+		if spec.needs == "" || slices.Contains(has, spec.needs) {
 			s = append(s, k)
 		}
 	}
@@ -116,16 +110,114 @@ func Supported() []string {
 	return s
 }
 
-func unknownKey(key string) error {
+// readAnnotations reads all that are ours into one request for each place that
+// rules were written in: the keys together, and io.nanoclaw.policy.
+func readAnnotations(annotations map[string]string, enforced Enforced) ([]request, error) {
+	var single request
+	requests := []request{}
+	count := 0
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		if !Ours(key) {
+			continue
+		}
+		spec, known := keys[key]
+		if !known {
+			return nil, unknownKey(key, enforced)
+		}
+		value := annotations[key]
+		if len(value) > maxValue {
+			return nil, badValue(key, value, "it is longer than 32 KiB", "shorten it")
+		}
+		if count++; count > maxAnnotations {
+			return nil, badValue(key, value, fmt.Sprintf("there are more than %d annotations of nanoclaw", maxAnnotations), "remove some")
+		}
+		target := &single
+		if spec.shape == object {
+			requests = append(requests, request{})
+			target = &requests[len(requests)-1]
+		}
+		if err := readAnnotation(key, value, target); err != nil {
+			return nil, err
+		}
+	}
+	requests = append(requests, single)
+	for i := range requests {
+		requests[i].complete()
+	}
+	return requests, nil
+}
+
+func readAnnotation(key, value string, into *request) error {
+	spec := keys[key]
+	r := &reader{layer: LayerAnnotation, plain: spec.shape != object, where: func(int) string { return key }}
+	n, err := valueNode(spec.shape, value)
+	if err != nil {
+		return badValue(key, value, err.Error(), "write the same object as in an agent's entry of the policy file, as JSON")
+	}
+	spec.read(r, n, into)
+	if len(r.problems) > 0 {
+		p := r.problems[0]
+		if p.Instead == "" {
+			p.Instead = "correct it"
+		}
+		return badValue(key, value, p.What, p.Instead)
+	}
+	return nil
+}
+
+func valueNode(s shape, value string) (*document.Node, error) {
+	text := func(s string) *document.Node { return &document.Node{Kind: document.Text, Line: 1, Text: s} }
+	switch {
+	case s == object:
+		return document.JSON([]byte(value))
+	case s == one, s == either && (value == "true" || value == "false"):
+		return text(value), nil
+	}
+	n := &document.Node{Kind: document.List, Line: 1}
+	for _, item := range list(value) {
+		n.Items = append(n.Items, text(item))
+	}
+	return n, nil
+}
+
+// list splits at commas; an empty value is an empty list.
+func list(value string) []string {
+	var items []string
+	for item := range strings.SplitSeq(value, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, item)
+		}
+	}
+	return items
+}
+
+func (r *reader) agentName(n *document.Node, q *request) {
+	if s, ok := r.name(n, "the agent"); ok {
+		q.agent = &nameRule{Name: s, Origin: r.origin(n)}
+	}
+}
+
+// policyObject reads io.nanoclaw.policy: what the other keys say, as one object
+// with the keys of an agent's entry.
+func (r *reader) policyObject(n *document.Node, q *request) {
+	f := r.shared(q)
+	f["agent"] = func(n *document.Node) { r.agentName(n, q) }
+	f["tools"] = func(n *document.Node) { r.tools(n, q) }
+	f["readonly_tools"] = func(n *document.Node) { r.readonlyTools(n, q) }
+	r.object(n, "the policy", f)
+}
+
+func unknownKey(key string, enforced Enforced) error {
 	r := &Refusal{
-		Rule: "annotation", Layer: LayerBaseline,
+		Rule: "annotation", Origin: baseline,
 		What:    "the annotation " + quote(key),
 		Why:     "there is no such key",
-		Instead: "remove it, or use one of " + strings.Join(Supported(), ", "),
+		Instead: "remove it, or use one of " + strings.Join(Supported(enforced...), ", "),
 	}
-	if near := nearest(strings.ToLower(key)); near != "" {
+	known := slices.Collect(maps.Keys(keys))
+	if near := document.Nearest(strings.ToLower(key), known); near != "" {
 		r.Why += "; the nearest is " + near
-		if keys[near] == nil {
+		if needs := keys[near].needs; needs != "" && !enforced.Has(needs) {
 			r.Why += ", which is not supported by this version of nanoclaw"
 		} else {
 			r.Instead = "write " + near + ", or remove it"
@@ -136,42 +228,7 @@ func unknownKey(key string) error {
 
 func badValue(key, value, why, instead string) error {
 	return &Refusal{
-		Rule: "annotation", Layer: LayerAnnotation,
+		Rule: "annotation", Origin: Origin{Layer: LayerAnnotation},
 		What: "the annotation " + key + "=" + quote(value), Why: why, Instead: instead,
 	}
-}
-
-// nearest returns the known key that is the fewest edits away from key, or
-// nothing where none is close.
-func nearest(key string) string {
-	if len(key) > 2*len(KeyLimitsLifetime) {
-		return ""
-	}
-	best, distance := "", 1+len(strings.TrimPrefix(key, Prefix))/2
-	for _, k := range slices.Sorted(maps.Keys(keys)) {
-		if d := edits(key, k); d < distance {
-			best, distance = k, d
-		}
-	}
-	return best
-}
-
-// edits is the Levenshtein distance of a and b.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

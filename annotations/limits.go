@@ -4,29 +4,75 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nanoclaw/nanoclaw/annotations/document"
 )
 
-// limitsCPUs reads io.nanoclaw.limits.cpus: a number such as 2 or 0.5.
-func limitsCPUs(p *Policy, value string) error {
+// limits reads {cpus, memory, pids, lifetime}.
+func (r *reader) limits(n *document.Node, q *request) {
+	f := fields{}
+	for name := range limitKinds {
+		f[name] = func(n *document.Node) { r.limit(n, name, q) }
+	}
+	r.object(n, "limits", f)
+}
+
+// limitKinds are the limits: how each is read, and which of [Limits] it is.
+var limitKinds = map[string]struct {
+	parse func(string) (value int64, why, instead string)
+	field func(*Limits) **Limit
+}{
+	"cpus":     {parseCPUs, func(l *Limits) **Limit { return &l.CPUs }},
+	"memory":   {parseMemory, func(l *Limits) **Limit { return &l.Memory }},
+	"pids":     {parsePids, func(l *Limits) **Limit { return &l.Pids }},
+	"lifetime": {parseLifetime, func(l *Limits) **Limit { return &l.Lifetime }},
+}
+
+// ParseLimit reads one of the limits cpus, memory, pids and lifetime as a person
+// writes it. Where that is none, it says why, and what to write instead.
+func ParseLimit(name, text string) (value int64, why, instead string) {
+	kind, ok := limitKinds[name]
+	if !ok {
+		return 0, "there is no limit of this name", "write cpus, memory, pids or lifetime"
+	}
+	return kind.parse(text)
+}
+
+func (r *reader) limit(n *document.Node, name string, q *request) {
+	text, ok := r.scalar(n, "limits."+name)
+	if !ok {
+		return
+	}
+	kind := limitKinds[name]
+	value, why, instead := kind.parse(text)
+	if why != "" {
+		r.bad(n.Line, "limits."+name+" is "+quote(text)+": "+why, instead)
+		return
+	}
+	*kind.field(&q.limits) = &Limit{Value: value, Origin: r.origin(n)}
+}
+
+// parseCPUs reads a number such as 2 or 0.5.
+func parseCPUs(value string) (milli int64, why, instead string) {
 	whole, fraction, _ := strings.Cut(value, ".")
 	if !digits(whole) || len(whole) > 5 || strings.Contains(value, ".") && !digits(fraction) || len(fraction) > 3 {
-		return badValue(KeyLimitsCPUs, value, "it is not a number of CPUs", "write a number such as 2 or 0.5, with at most three decimals")
+		return 0, "it is not a number of CPUs", "write a number such as 2 or 0.5, with at most three decimals"
 	}
 	milli, err := strconv.ParseInt(whole+(fraction + "000")[:3], 10, 64)
 	if err != nil || milli < 10 {
-		return badValue(KeyLimitsCPUs, value, "it is less than 0.01", "write a larger number")
+		return 0, "it is less than 0.01", "write a larger number"
 	}
-	p.Limits.CPUs = &Limit{Value: milli, Layer: LayerAnnotation}
-	return nil
+	return milli, "", ""
 }
 
 // minMemory is Docker's own least memory limit, in bytes.
 const minMemory = 6 << 20
 
-// limitsMemory reads io.nanoclaw.limits.memory: Docker's notation, 512m or 2g.
-func limitsMemory(p *Policy, value string) error {
+// parseMemory reads Docker's notation, 512m or 2g.
+func parseMemory(value string) (bytes int64, why, instead string) {
 	number, unit := strings.ToLower(value), int64(1)
 	number = strings.TrimSuffix(strings.TrimSuffix(number, "b"), "i")
 	for suffix, factor := range map[string]int64{"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40} {
@@ -37,23 +83,33 @@ func limitsMemory(p *Policy, value string) error {
 	}
 	n, err := strconv.ParseInt(number, 10, 64)
 	if err != nil || !digits(number) || n > math.MaxInt64/unit {
-		return badValue(KeyLimitsMemory, value, "it is not a size", "write a whole number of bytes, or with k, m or g, such as 512m")
+		return 0, "it is not a size", "write a whole number of bytes, or with k, m or g, such as 512m"
 	}
 	if n*unit < minMemory {
-		return badValue(KeyLimitsMemory, value, "it is less than 6m", "write a larger size")
+		return 0, "it is less than 6m", "write a larger size"
 	}
-	p.Limits.Memory = &Limit{Value: n * unit, Layer: LayerAnnotation}
-	return nil
+	return n * unit, "", ""
 }
 
-// limitsPids reads io.nanoclaw.limits.pids: a number of tasks.
-func limitsPids(p *Policy, value string) error {
+// parsePids reads a number of tasks.
+func parsePids(value string) (tasks int64, why, instead string) {
 	n, err := strconv.ParseInt(value, 10, 32)
 	if err != nil || !digits(value) || n < 1 {
-		return badValue(KeyLimitsPids, value, "it is not a number of processes", "write a whole number, at least 1")
+		return 0, "it is not a number of processes", "write a whole number, at least 1"
 	}
-	p.Limits.Pids = &Limit{Value: n, Layer: LayerAnnotation}
-	return nil
+	return n, "", ""
+}
+
+// maxLifetime is a year.
+const maxLifetime = 366 * 24 * time.Hour
+
+// parseLifetime reads whole seconds, as 90s, 30m or 8h.
+func parseLifetime(value string) (seconds int64, why, instead string) {
+	d, err := time.ParseDuration(value)
+	if err != nil || d < time.Second || d > maxLifetime || d%time.Second != 0 {
+		return 0, "it is not a duration of at least a second", "write whole seconds, minutes or hours, such as 90s, 30m or 8h"
+	}
+	return int64(d / time.Second), "", ""
 }
 
 func digits(s string) bool {

@@ -3,10 +3,11 @@ package annotations
 import (
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nanoclaw/nanoclaw/annotations/pattern"
 )
 
 // Kind is what a mount's source is.
@@ -72,8 +73,15 @@ func (p *Policy) CheckMount(m Mount) error {
 	if err := p.checkPlaces(m, m.Source, ""); err != nil {
 		return err
 	}
+	if err := p.checkSource(m, m.Source, ""); err != nil && !initProgram(m) {
+		return err
+	}
 	for _, inside := range m.Source.Inside {
-		if err := p.checkPlaces(m, inside, "it contains the mount "+quote(inside.Path)+", and "); err != nil {
+		prefix := "it contains the mount " + quote(inside.Path) + ", and "
+		if err := p.checkPlaces(m, inside, prefix); err != nil {
+			return err
+		}
+		if err := p.checkSource(m, inside, prefix); err != nil {
 			return err
 		}
 	}
@@ -102,30 +110,9 @@ func (p *Policy) ReadOnly(destination string) bool {
 	})
 }
 
-func (p *Policy) checkAllowed(m Mount) error {
-	if p.Mounts.Allow == nil {
-		return nil
-	}
-	refuse := func(why, instead string) error {
-		return &Refusal{Rule: KeyMountsAllow, Layer: p.Mounts.Allow.Layer, What: describe(m), Why: why, Instead: instead}
-	}
-	for _, a := range p.Mounts.Allow.Destinations {
-		if a.Destination != path.Clean(m.Destination) {
-			continue
-		}
-		if !a.Write && !m.ReadOnly && !p.ReadOnly(m.Destination) {
-			return refuse("it asks for writing, and the annotation allows "+a.Destination+" read-only",
-				"mount it read-only (-v "+m.Source.Asked+":"+m.Destination+":ro)")
-		}
-		return nil
-	}
-	return refuse("the annotation does not list its destination",
-		"remove the mount, or add "+m.Destination+":ro to "+KeyMountsAllow)
-}
-
 func (p *Policy) checkKind(m Mount) error {
 	refuse := func(rule, why, instead string) error {
-		return &Refusal{Rule: rule, Layer: LayerBaseline, What: describe(m), Why: why, Instead: instead}
+		return &Refusal{Rule: rule, Origin: baseline, What: describe(m), Why: why, Instead: instead}
 	}
 	switch m.Source.Kind {
 	case KindDir, KindFile:
@@ -195,7 +182,7 @@ var kernelFS = []string{
 func (p *Policy) checkPlaces(m Mount, s Source, prefix string) error {
 	if slices.Contains(kernelFS, s.FSType) {
 		return &Refusal{
-			Rule: "mounts.refuse kernel", Layer: LayerBaseline, What: describe(m),
+			Rule: "mounts.refuse kernel", Origin: baseline, What: describe(m),
 			Why:     prefix + quote(s.Path) + " is a " + s.FSType + " file system, through which one speaks to the host's kernel",
 			Instead: "start the container without it: the VM has its own",
 		}
@@ -241,7 +228,7 @@ func (p *Policy) checkPlaces(m Mount, s Source, prefix string) error {
 
 func (p *Policy) refusePlace(m Mount, place *Place, why string) error {
 	return &Refusal{
-		Rule: place.Rule, Layer: place.Layer, What: describe(m), Why: why,
+		Rule: place.Rule, Origin: place.Origin, What: describe(m), Why: why,
 		Instead: "mount a folder that holds only what the container needs",
 	}
 }
@@ -262,7 +249,7 @@ func (p *Policy) place(name string) *Place {
 		if below(name, folder) || below(folder, name) {
 			return p.sharper(name, &Place{
 				Path: folder, Kind: "a folder of the container engine",
-				Rule: "mounts.refuse " + folder, Layer: LayerBaseline,
+				Rule: "mounts.refuse " + folder, Origin: baseline,
 			})
 		}
 	}
@@ -309,14 +296,14 @@ func describe(m Mount) string {
 func (p *Policy) CheckRootfs(s Source) error {
 	if s.Kind != KindDir {
 		return &Refusal{
-			Rule: "rootfs", Layer: LayerBaseline, What: "the root file system " + quote(s.Asked),
+			Rule: "rootfs", Origin: baseline, What: "the root file system " + quote(s.Asked),
 			Why: "it is a " + string(s.Kind), Instead: "name a folder",
 		}
 	}
 	for _, inside := range s.Inside {
 		if slices.Contains(kernelFS, inside.FSType) {
 			return &Refusal{
-				Rule: "mounts.refuse kernel", Layer: LayerBaseline, What: "the root file system " + quote(s.Asked),
+				Rule: "mounts.refuse kernel", Origin: baseline, What: "the root file system " + quote(s.Asked),
 				Why:     "it contains the mount " + quote(inside.Path) + ", a " + inside.FSType + " file system of the host's kernel",
 				Instead: "unmount that first",
 			}
@@ -332,7 +319,7 @@ func (p *Policy) CheckRootfs(s Source) error {
 			system := slices.Contains([]string{"/proc", "/sys", "/dev", "/boot", "/etc", "/root"}, r.Path) && below(name, r.Path)
 			if name == r.Path || ancestor || system {
 				return &Refusal{
-					Rule: r.Rule, Layer: r.Layer, What: "the root file system " + quote(s.Asked),
+					Rule: r.Rule, Origin: r.Origin, What: "the root file system " + quote(s.Asked),
 					Why:     "it is " + quote(name) + ", " + relation(name, &r),
 					Instead: "unpack the image into a folder of its own",
 				}
@@ -342,50 +329,22 @@ func (p *Policy) CheckRootfs(s Source) error {
 	return nil
 }
 
-// mountsAllow reads io.nanoclaw.mounts.allow: destinations, each with :ro or :rw.
-func mountsAllow(p *Policy, value string) error {
-	allow := &Allow{Layer: LayerAnnotation}
-	for _, item := range list(value) {
-		dest, access, _ := cutLast(item, ":")
-		if access != "ro" && access != "rw" {
-			return badValue(KeyMountsAllow, value, "the entry "+quote(item)+" does not end in :ro or :rw", "write it as /destination:ro or /destination:rw")
-		}
-		if !cleanAbs(dest) {
-			return badValue(KeyMountsAllow, value, quote(dest)+" is not the absolute path of a destination", "write it as /destination:"+access)
-		}
-		if slices.ContainsFunc(allow.Destinations, func(a AllowedMount) bool { return a.Destination == dest }) {
-			return badValue(KeyMountsAllow, value, quote(dest)+" is listed twice", "list it once")
-		}
-		allow.Destinations = append(allow.Destinations, AllowedMount{Destination: dest, Write: access == "rw"})
-	}
-	slices.SortFunc(allow.Destinations, func(a, b AllowedMount) int { return strings.Compare(a.Destination, b.Destination) })
-	p.Mounts.Allow = allow
-	return nil
-}
-
-// mountsReadonly reads io.nanoclaw.mounts.readonly: "*" or destinations.
-func mountsReadonly(p *Policy, value string) error {
-	items := list(value)
-	if len(items) == 0 {
-		return badValue(KeyMountsReadonly, value, "it names nothing", `write "*" or destinations, or remove it`)
-	}
-	slices.Sort(items)
-	for _, dest := range slices.Compact(items) {
-		if dest != "*" && !cleanAbs(dest) {
-			return badValue(KeyMountsReadonly, value, quote(dest)+" is neither * nor the absolute path of a destination", `write "*" or destinations such as /workspace`)
-		}
-		p.Mounts.Readonly = append(p.Mounts.Readonly, Readonly{Destination: dest, Layer: LayerAnnotation})
-	}
-	return nil
-}
-
-// checkDestinations refuses a read-only rule for a destination at which nothing
-// is mounted: a misspelt one would leave the real one writable.
+// checkDestinations refuses an annotation about a destination at which nothing
+// is mounted: a misspelt one would leave the real one writable, or in sight. An
+// agent's entry is for containers of many kinds, and may say more than one has.
 func checkDestinations(p *Policy, spec *specs.Spec) error {
+	mounted := func(where func(destination string) bool) bool {
+		return slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return IsBind(m) && where(path.Clean(m.Destination)) })
+	}
 	for _, r := range p.Mounts.Readonly {
-		mounted := slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return IsBind(m) && path.Clean(m.Destination) == r.Destination })
-		if r.Destination != "*" && !mounted {
-			return badValue(KeyMountsReadonly, r.Destination, "nothing of the host is mounted there", "name a destination of a -v or --mount")
+		if r.Layer == LayerAnnotation && r.Destination != "*" && !mounted(func(d string) bool { return d == r.Destination }) {
+			return badValue(r.Where, r.Destination, "nothing of the host is mounted there", "name a destination of a -v or --mount")
+		}
+	}
+	for _, h := range p.Mounts.Hide {
+		// A pattern that begins with any depth is about every mount.
+		if h.Layer == LayerAnnotation && !strings.HasPrefix(h.Pattern, "/**/") && !mounted(func(d string) bool { return pattern.CoversPath(path.Join(d, "**"), h.Pattern) }) {
+			return badValue(h.Where, h.Pattern, "nothing of the host is mounted above it", "name paths below a destination of a -v or --mount")
 		}
 	}
 	return nil
@@ -394,33 +353,4 @@ func checkDestinations(p *Policy, spec *specs.Spec) error {
 // IsBind reports whether a mount of the spec shares files of the host.
 func IsBind(m specs.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
-}
-
-func cleanAbs(p string) bool { return path.IsAbs(p) && path.Clean(p) == p }
-
-// list splits at commas; an empty value is an empty list.
-func list(value string) []string {
-	var items []string
-	for item := range strings.SplitSeq(value, ",") {
-		if item = strings.TrimSpace(item); item != "" {
-			items = append(items, item)
-		}
-	}
-	return items
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
-}
-
-// mode reads io.nanoclaw.mode. Only a file of the host may say audit.
-func mode(p *Policy, value string) error {
-	if Mode(value) != ModeEnforce {
-		return badValue(KeyMode, value, "an annotation can only say enforce", "write "+strconv.Quote(string(ModeEnforce))+", or remove it")
-	}
-	p.Mode = ModeEnforce
-	return nil
 }

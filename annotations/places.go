@@ -37,10 +37,26 @@ func baselinePlaces() []Place {
 	var places []Place
 	for _, g := range groups {
 		for _, p := range g.paths {
-			places = append(places, Place{Path: p, Kind: g.kind, Rule: "mounts.refuse " + p, Layer: LayerBaseline})
+			places = append(places, Place{Path: p, Kind: g.kind, Rule: "mounts.refuse " + p, Origin: baseline})
 		}
 	}
 	return places
+}
+
+// refusePrivate adds the runtime's own folders to the refused places, as far as
+// they do not lie in one already.
+func (p *Policy) refusePrivate(folders []string) {
+	for _, folder := range folders {
+		folder = path.Clean(folder)
+		if slices.ContainsFunc(p.Mounts.Refuse, func(r Place) bool {
+			return path.IsAbs(r.Path) && r.Path != "/" && below(folder, r.Path)
+		}) {
+			continue
+		}
+		p.Mounts.Refuse = append(p.Mounts.Refuse, Place{
+			Path: folder, Kind: "a folder of nanoclaw's own", Rule: "mounts.refuse " + folder, Origin: baseline,
+		})
+	}
 }
 
 // Probes are names to look for below a folder that is to be shared, one level
@@ -82,6 +98,22 @@ func (p *Policy) OnHost(canonical func(string) string) *Policy {
 		if real := canonical(place.Path); real != "" && real != place.Path {
 			place.Path = real
 			q.Mounts.Refuse = append(q.Mounts.Refuse, place)
+		}
+	}
+	q.Mounts.Sources = slices.Clone(p.Mounts.Sources)
+	for i, list := range q.Mounts.Sources {
+		for _, s := range list.Sources {
+			if real := canonical(s.Source); real != "" && real != s.Source {
+				s.Source = real
+				q.Mounts.Sources[i].Sources = append(slices.Clone(q.Mounts.Sources[i].Sources), s)
+			}
+		}
+	}
+	q.Mounts.Tools = slices.Clone(p.Mounts.Tools)
+	for _, t := range p.Mounts.Tools {
+		if real := canonical(t.Source); real != "" && real != t.Source {
+			t.Source = real
+			q.Mounts.Tools = append(q.Mounts.Tools, t)
 		}
 	}
 	q.Mounts.Engine = slices.Clone(p.Mounts.Engine)

@@ -65,7 +65,7 @@ func TestRefused(t *testing.T) {
 
 func TestNearest(t *testing.T) {
 	known := []string{"support-agent", "sales-agent"}
-	for word, want := range map[string]string{"suport-agent": "support-agent", "sales": "", "sale-agent": "sales-agent", "zzz": "", "": "", strings.Repeat("s", 1000): ""} {
+	for word, want := range map[string]string{"support-agnt": "support-agent", "sales": "", "sale-agent": "sales-agent", "zzz": "", "": "", strings.Repeat("s", 1000): ""} {
 		if got := Nearest(word, known); got != want {
 			t.Errorf("nearest to %.20q is %q, want %q", word, got, want)
 		}

@@ -127,11 +127,15 @@ func (e Endpoint) String() string {
 	if e.Port == 0 {
 		return e.Host
 	}
-	host := e.Host
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
+	return e.WithPort(strconv.Itoa(int(e.Port)))
+}
+
+// WithPort is the text of the endpoint's host at a port, which is not checked.
+func (e Endpoint) WithPort(port string) string {
+	if strings.Contains(e.Host, ":") {
+		return "[" + e.Host + "]:" + port
 	}
-	return host + ":" + strconv.Itoa(int(e.Port))
+	return e.Host + ":" + port
 }
 
 // IsWild reports whether the pattern stands for more than one host.
@@ -199,4 +203,13 @@ func prefix(host string) (netip.Prefix, bool) {
 		return netip.PrefixFrom(a, a.BitLen()), true
 	}
 	return netip.Prefix{}, false
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (e *Endpoint) UnmarshalText(text []byte) (err error) {
+	*e, err = ParseEndpoint(string(text))
+	return err
 }

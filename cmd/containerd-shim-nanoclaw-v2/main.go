@@ -51,17 +51,7 @@ func init() {
 }
 
 func chooseHypervisor(ctx context.Context, c config.Config) (hypervisor.Hypervisor, error) {
-	return choose.Hypervisor(ctx, choose.Config{
-		Hypervisor:       c.Hypervisor,
-		AllowEmulation:   c.AllowEmulation,
-		CloudHypervisor:  c.CloudHypervisor,
-		QEMU:             c.QEMU,
-		VhostDeviceVsock: c.VhostDeviceVsock,
-		Kernel:           c.Kernel,
-		Image:            c.Image,
-		Dir:              c.RunDir,
-		File:             config.DefaultPath,
-	})
+	return choose.Hypervisor(ctx, c.Choice(config.DefaultPath))
 }
 
 func main() {

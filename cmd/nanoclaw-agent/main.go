@@ -17,6 +17,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "nanoclaw-agent is the first process of a NanoClaw VM and does nothing elsewhere")
 		os.Exit(2)
 	}
+	boot.PlainLog()
 	machine := &boot.Machine{}
 	defer func() {
 		if r := recover(); r != nil {

@@ -49,11 +49,24 @@ var mounts = []mount{
 	{source: agent.ShareTag, target: agent.ShareDir, kind: "virtiofs", mode: 0o700},
 }
 
+// links are names in /dev that the kernel does not make. crun opens /dev/stdin.
+var links = map[string]string{
+	"/dev/fd":     "/proc/self/fd",
+	"/dev/stdin":  "/proc/self/fd/0",
+	"/dev/stdout": "/proc/self/fd/1",
+	"/dev/stderr": "/proc/self/fd/2",
+}
+
 // Mount mounts all that a container needs of the system, and the share.
 func Mount() error {
 	for _, m := range mounts {
 		if err := m.do(); err != nil && !m.optional {
 			return fmt.Errorf("mount %s on %s: %w", m.kind, m.target, err)
+		}
+	}
+	for name, target := range links {
+		if err := os.Symlink(target, name); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
 		}
 	}
 	return nil

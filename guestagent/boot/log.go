@@ -22,11 +22,15 @@ const (
 	levelOption = "nanoclaw.log="
 )
 
+// PlainLog makes the log lines of plain text from the agent's first word on. The
+// console is a terminal, for which they would be coloured, and the host shows
+// them in its errors.
+func PlainLog() { log.L.Logger.SetFormatter(lineFormatter{}) }
+
 // Log sends what the agent logs to the console, and sets the level that the
 // kernel's command line asks for.
 func Log() {
 	logger := log.L.Logger
-	logger.SetFormatter(lineFormatter{})
 	logger.SetOutput(console)
 	go console.run(os.Stderr)
 	cmdline, err := os.ReadFile("/proc/cmdline")

@@ -97,7 +97,8 @@ func (s *Sandbox) Path() string { return s.path }
 func (s *Sandbox) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closeDNSLocked()
+	// The rules end with the namespace.
+	_ = s.closeDNSLocked()
 	for _, h := range []*netlink.Handle{s.outside, s.inside} {
 		if h != nil {
 			h.Close()

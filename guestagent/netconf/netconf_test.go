@@ -1,6 +1,7 @@
 package netconf
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -239,7 +240,7 @@ func TestResolver(t *testing.T) {
 	ask := func() error {
 		var conn net.Conn
 		err := s.do(func() (err error) {
-			conn, err = net.DialTimeout("udp4", resolverAddress, time.Second)
+			conn, err = net.DialTimeout("udp4", resolverAddress.String(), time.Second)
 			return err
 		})
 		if err != nil {
@@ -261,9 +262,39 @@ func TestResolver(t *testing.T) {
 	if err := ask(); err != nil {
 		t.Error(err)
 	}
+	err := s.do(func() error {
+		conn, err := net.DialTimeout("tcp4", resolverAddress.String(), time.Second)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	if err != nil {
+		t.Error(err)
+	}
 	apply(t, s, &agent.NetworkState{})
 	if err := ask(); err == nil {
 		t.Error("the resolver still answers")
+	}
+}
+
+// A container that is a name server itself must find the port free.
+func TestResolverLeavesPortFree(t *testing.T) {
+	s := newSandbox(t)
+	apply(t, s, &agent.NetworkState{RelayDns: true})
+	err := s.do(func() error {
+		udp, err := net.ListenPacket("udp4", "0.0.0.0:53")
+		if err != nil {
+			return err
+		}
+		tcp, err := net.Listen("tcp4", "0.0.0.0:53")
+		if err != nil {
+			return errors.Join(err, udp.Close())
+		}
+		return errors.Join(udp.Close(), tcp.Close())
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

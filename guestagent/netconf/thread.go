@@ -1,10 +1,7 @@
 package netconf
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"net"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -30,50 +27,4 @@ func (s *Sandbox) do(f func() error) error {
 		}
 		return f()
 	})
-}
-
-// resolverAddress is where Docker's resolver is, as containers know it.
-const resolverAddress = "127.0.0.11:53"
-
-// sockets are those the resolver serves.
-type sockets struct {
-	udp net.PacketConn
-	tcp net.Listener
-}
-
-func (s *Sandbox) applyDNSLocked(on bool) error {
-	if !on {
-		s.closeDNSLocked()
-		return nil
-	}
-	if s.dns != nil {
-		return nil
-	}
-	opened := &sockets{}
-	err := s.do(func() error {
-		var lc net.ListenConfig
-		var err error
-		if opened.udp, err = lc.ListenPacket(context.Background(), "udp4", resolverAddress); err != nil {
-			return err
-		}
-		if opened.tcp, err = lc.Listen(context.Background(), "tcp4", resolverAddress); err != nil {
-			return errors.Join(err, opened.udp.Close())
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("network: listen for DNS questions: %w", err)
-	}
-	s.dns = opened
-	s.resolver.Serve(opened.udp, opened.tcp)
-	return nil
-}
-
-func (s *Sandbox) closeDNSLocked() {
-	if s.dns == nil {
-		return
-	}
-	_ = s.dns.udp.Close()
-	_ = s.dns.tcp.Close()
-	s.dns = nil
 }

@@ -135,7 +135,7 @@ func inShare(p string) (string, error) {
 }
 
 func fitProcess(p *specs.Process, terminal bool, dropped *Dropped) error {
-	if len(p.Args) == 0 || p.Args[0] == "" {
+	if len(p.Args) == 0 {
 		return invalid("args must not be empty")
 	}
 	if !path.IsAbs(p.Cwd) {
@@ -157,11 +157,18 @@ func fitProcess(p *specs.Process, terminal bool, dropped *Dropped) error {
 // kernelMounts are the types of mounts that take nothing from a path.
 var kernelMounts = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
 
+// devices are those of the guest's that may take a file's place: "-v
+// /dev/null:/app/.env" is how people hide one.
+var devices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
+
 func fitMount(m *specs.Mount) error {
 	if !path.IsAbs(m.Destination) {
 		return invalid("the destination is not absolute")
 	}
 	if isBind(m) {
+		if slices.Contains(devices, m.Source) {
+			return nil
+		}
 		source, err := inShare(m.Source)
 		if err != nil {
 			return err
@@ -183,7 +190,7 @@ func isBind(m *specs.Mount) bool {
 func Sources(spec *specs.Spec) []string {
 	paths := []string{spec.Root.Path}
 	for i := range spec.Mounts {
-		if isBind(&spec.Mounts[i]) {
+		if m := &spec.Mounts[i]; isBind(m) && !slices.Contains(devices, m.Source) {
 			paths = append(paths, filepath.Clean(spec.Mounts[i].Source))
 		}
 	}

@@ -64,6 +64,12 @@ func TestRefused(t *testing.T) {
 		"mount of the share": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/a", Type: "virtiofs", Source: agent.ShareTag}}
 		},
+		"bind of another device": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/a", Type: "bind", Source: "/dev/vda"}}
+		},
+		"bind of a device by another name": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/a", Type: "bind", Source: "/dev/../dev/null"}}
+		},
 		"relative destination": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "a", Type: "tmpfs"}}
 		},
@@ -85,6 +91,7 @@ func TestPathsBecomeAbsolute(t *testing.T) {
 			{Destination: "/a", Type: "bind", Source: agent.ShareDir + "/c/mounts/0"},
 			{Destination: "/b", Source: "c/mounts/1", Options: []string{"bind", "ro"}},
 			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"},
+			{Destination: "/app/.env", Type: "bind", Source: "/dev/null", Options: []string{"rbind"}},
 		}
 	})
 	if err != nil {
@@ -190,7 +197,7 @@ func TestProcess(t *testing.T) {
 	if err != nil || p.Terminal || p.ApparmorProfile != "" {
 		t.Errorf("%+v, %v", p, err)
 	}
-	for _, bad := range []string{``, `[]`, `{}`, `{"args":[""],"cwd":"/"}`, `{"args":["sh"],"cwd":""}`} {
+	for _, bad := range []string{``, `[]`, `{}`, `{"args":[],"cwd":"/"}`, `{"args":["sh"],"cwd":""}`} {
 		if _, _, err := Process([]byte(bad), false); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("Process(%s) = %v", bad, err)
 		}

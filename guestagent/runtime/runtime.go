@@ -68,7 +68,7 @@ func (r *Runtime) with(logFile string) *runc.Runc {
 // nil otherwise.
 func (r *Runtime) Create(ctx context.Context, id, bundle string, stdio Stdio, console runc.ConsoleSocket) (int, error) {
 	pidFile := filepath.Join(bundle, "init.pid")
-	err := r.call(ctx, filepath.Join(bundle, "create.log"), func(ctx context.Context, c *runc.Runc) error {
+	err := r.call(ctx, "create", filepath.Join(bundle, "create.log"), func(ctx context.Context, c *runc.Runc) error {
 		return c.Create(ctx, id, bundle, &runc.CreateOpts{IO: descriptors{Stdio: stdio}, PidFile: pidFile, ConsoleSocket: console})
 	})
 	if err != nil {
@@ -79,7 +79,7 @@ func (r *Runtime) Create(ctx context.Context, id, bundle string, stdio Stdio, co
 
 // Start starts the created container's program.
 func (r *Runtime) Start(ctx context.Context, id, bundle string) error {
-	return r.call(ctx, filepath.Join(bundle, "start.log"), func(ctx context.Context, c *runc.Runc) error {
+	return r.call(ctx, "start", filepath.Join(bundle, "start.log"), func(ctx context.Context, c *runc.Runc) error {
 		return c.Start(ctx, id)
 	})
 }
@@ -89,7 +89,7 @@ func (r *Runtime) Start(ctx context.Context, id, bundle string) error {
 func (r *Runtime) Exec(ctx context.Context, id, dir, name string, p *specs.Process, stdio Stdio, console runc.ConsoleSocket) (int, error) {
 	pidFile := filepath.Join(dir, name+".pid")
 	defer func() { _ = os.Remove(pidFile) }()
-	err := r.call(ctx, filepath.Join(dir, name+".log"), func(ctx context.Context, c *runc.Runc) error {
+	err := r.call(ctx, "exec", filepath.Join(dir, name+".log"), func(ctx context.Context, c *runc.Runc) error {
 		return c.Exec(ctx, id, *p, &runc.ExecOpts{IO: descriptors{Stdio: stdio}, PidFile: pidFile, ConsoleSocket: console, Detach: true})
 	})
 	if err != nil {
@@ -100,21 +100,21 @@ func (r *Runtime) Exec(ctx context.Context, id, dir, name string, p *specs.Proce
 
 // Pause freezes the container's processes.
 func (r *Runtime) Pause(ctx context.Context, id, bundle string) error {
-	return r.call(ctx, filepath.Join(bundle, "pause.log"), func(ctx context.Context, c *runc.Runc) error {
+	return r.call(ctx, "pause", filepath.Join(bundle, "pause.log"), func(ctx context.Context, c *runc.Runc) error {
 		return c.Pause(ctx, id)
 	})
 }
 
 // Resume thaws them.
 func (r *Runtime) Resume(ctx context.Context, id, bundle string) error {
-	return r.call(ctx, filepath.Join(bundle, "resume.log"), func(ctx context.Context, c *runc.Runc) error {
+	return r.call(ctx, "resume", filepath.Join(bundle, "resume.log"), func(ctx context.Context, c *runc.Runc) error {
 		return c.Resume(ctx, id)
 	})
 }
 
 // Update sets the container's limits.
 func (r *Runtime) Update(ctx context.Context, id, bundle string, limits *specs.LinuxResources) error {
-	return r.call(ctx, filepath.Join(bundle, "update.log"), func(ctx context.Context, c *runc.Runc) error {
+	return r.call(ctx, "update", filepath.Join(bundle, "update.log"), func(ctx context.Context, c *runc.Runc) error {
 		return c.Update(ctx, id, limits)
 	})
 }
@@ -122,12 +122,12 @@ func (r *Runtime) Update(ctx context.Context, id, bundle string, limits *specs.L
 // Delete removes the container and kills what still runs of it. A container
 // that crun does not know is removed already.
 func (r *Runtime) Delete(ctx context.Context, id, bundle string) error {
-	return r.call(ctx, filepath.Join(bundle, "delete.log"), func(ctx context.Context, c *runc.Runc) error {
+	return r.call(ctx, "delete", filepath.Join(bundle, "delete.log"), func(ctx context.Context, c *runc.Runc) error {
 		return c.Delete(ctx, id, &runc.DeleteOpts{Force: true})
 	})
 }
 
-func (r *Runtime) call(ctx context.Context, logFile string, f func(context.Context, *runc.Runc) error) error {
+func (r *Runtime) call(ctx context.Context, operation, logFile string, f func(context.Context, *runc.Runc) error) error {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	defer func() { _ = os.Remove(logFile) }()
@@ -136,12 +136,12 @@ func (r *Runtime) call(ctx context.Context, logFile string, f func(context.Conte
 		return nil
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("crun did not end in time: %w", ctx.Err())
+		return fmt.Errorf("crun's %s did not end in time: %w", operation, ctx.Err())
 	}
 	if message := lastMessage(logFile); message != "" {
-		return explain(message)
+		return explain(operation, message)
 	}
-	return fmt.Errorf("crun: %w", err)
+	return fmt.Errorf("crun %s: %w", operation, err)
 }
 
 // maxLog bounds what is read of crun's log. One call writes a few lines.

@@ -3,22 +3,30 @@ package runtime
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 )
 
 func TestExplain(t *testing.T) {
-	for message, want := range map[string]string{
-		"executable file `nothere` not found in $PATH: No such file or directory":            `exec: "nothere": executable file not found in $PATH`,
-		"executable file `/nothere` not found: No such file or directory":                    `exec: "/nothere": no such file or directory`,
-		"the path `/etc` is not a regular file: Operation not permitted":                     `exec: "/etc": is a directory`,
-		"the path `/etc/passwd` exists but it is not executable: Operation not permitted":    `exec: "/etc/passwd": permission denied`,
-		"open `/etc/passwd/x`: Not a directory":                                              "crun: open `/etc/passwd/x`: Not a directory",
-		"the path `/etc` is not a regular file: Operation not permitted (not 127: no words)": `is a directory or no regular file: permission denied`,
+	const (
+		create = "OCI runtime create failed: crun create failed: "
+		run    = create + "unable to start container process: error during container init: "
+		exec   = "OCI runtime exec failed: exec failed: "
+		start  = exec + "unable to start container process: "
+	)
+	for _, c := range []struct{ operation, message, want string }{
+		{"create", "executable file `nothere` not found in $PATH: No such file or directory", run + `exec: "nothere": executable file not found in $PATH`},
+		{"exec", "executable file `nothere` not found in $PATH: No such file or directory", start + `exec: "nothere": executable file not found in $PATH`},
+		{"exec", "executable file `/nothere` not found: No such file or directory", start + `exec: "/nothere": stat /nothere: no such file or directory`},
+		{"exec", "executable file `` not found: No such file or directory", start + `exec: "": executable file not found in $PATH`},
+		{"exec", "the path `/etc` is not a regular file: Operation not permitted", start + `exec: "/etc": is a directory: permission denied`},
+		{"exec", "the path `/etc/passwd` exists but it is not executable: Operation not permitted", start + `exec: "/etc/passwd": permission denied`},
+		{"exec", "chdir to `/none`: No such file or directory", start + `chdir to cwd ("/none") set in config.json failed: no such file or directory`},
+		{"create", "open `/etc/passwd/x`: Not a directory", create + "open `/etc/passwd/x`: Not a directory"},
+		{"exec", "something else\n", exec + "something else"},
+		{"pause", "the freezer is cold", "OCI runtime pause failed: crun: the freezer is cold"},
 	} {
-		got := explain(message).Error()
-		if !strings.Contains(got, want) || !strings.Contains(got, message) {
-			t.Errorf("explain(%q) = %q, which lacks %q", message, got, want)
+		if got := explain(c.operation, c.message).Error(); got != c.want {
+			t.Errorf("explain(%q, %q)\n gave %q\n want %q", c.operation, c.message, got, c.want)
 		}
 	}
 }
@@ -54,7 +62,7 @@ func FuzzParseLog(f *testing.F) {
 	f.Add([]byte(`{"msg":"one","level":"error"}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if m := parseLog(in); m != "" {
-			_ = explain(m).Error()
+			_ = explain("exec", m).Error()
 		}
 	})
 }

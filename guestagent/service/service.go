@@ -15,14 +15,14 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/guestagent/container"
+	"github.com/nanoclaw/nanoclaw/guestagent/runtime"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
-
-// maxPolicy bounds a policy document.
-const maxPolicy = 64 << 10
 
 // Machine is what is the VM's and no container's.
 type Machine interface {
@@ -67,9 +67,16 @@ func (s *Service) Interceptor(ctx context.Context, unmarshal ttrpc.Unmarshaler, 
 	reply, err := method(ctx, unmarshal)
 	if err != nil {
 		log.G(ctx).WithError(err).Debug(info.FullMethod)
-		return nil, errgrpc.ToGRPC(err)
+		return nil, toStatus(err)
 	}
 	return reply, nil
+}
+
+func toStatus(err error) error {
+	if said := new(runtime.Error); errors.As(err, &said) {
+		return status.Error(agent.RuntimeStatus, err.Error())
+	}
+	return errgrpc.ToGRPC(err)
 }
 
 // Create implements the protocol.
@@ -92,8 +99,8 @@ func (s *Service) prepare(req *agent.CreateRequest) error {
 	if len(req.GetSandbox()) > agent.MaxContainerID {
 		return fmt.Errorf("the sandbox's name is too long: %w", errdefs.ErrInvalidArgument)
 	}
-	if p := req.GetPolicy(); len(p) > maxPolicy || !json.Valid(p) {
-		return fmt.Errorf("the policy is not JSON of at most %d bytes: %w", maxPolicy, errdefs.ErrInvalidArgument)
+	if p := req.GetPolicy(); len(p) > annotations.MaxPolicy || !json.Valid(p) {
+		return fmt.Errorf("the policy is not JSON of at most %d bytes: %w", annotations.MaxPolicy, errdefs.ErrInvalidArgument)
 	}
 	if err := s.machine.SetClock(req.GetHostTime()); err != nil {
 		return fmt.Errorf("set the clock: %w", err)

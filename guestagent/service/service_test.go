@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -13,6 +14,9 @@ import (
 	"github.com/containerd/ttrpc"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/guestagent/container"
+	"github.com/nanoclaw/nanoclaw/guestagent/runtime"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 type machine struct {
@@ -131,5 +135,15 @@ func TestShutdownPowersOff(t *testing.T) {
 	case <-m.off:
 	case <-time.After(10 * time.Second):
 		t.Error("the VM is still on")
+	}
+}
+
+func TestTheRuntimesWordsHaveAStatusOfTheirOwn(t *testing.T) {
+	err := fmt.Errorf("start: %w", &runtime.Error{})
+	if got := status.Code(toStatus(err)); got != agent.RuntimeStatus {
+		t.Errorf("got %v", got)
+	}
+	if got := status.Code(toStatus(errors.New("mount it: no such file or directory"))); got != codes.Unknown {
+		t.Errorf("got %v", got)
 	}
 }

@@ -3,7 +3,7 @@
 // That /dev/kvm opens proves nothing: there are hosts whose KVM makes a VM and
 // a virtual CPU and then boots no ordinary kernel. So a candidate is tried: it
 // boots our own guest once, and the verdict is kept until the host boots again
-// or something of it changes.
+// or something of it changes; that a guest was slow, for some minutes only.
 //
 // Emulation is never chosen unless the host's owner allows it: it is no
 // isolation.
@@ -14,12 +14,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/cloudhypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu"
+	"github.com/nanoclaw/nanoclaw/internal/program"
 )
 
 // ErrNone is wrapped by the error for a host on which nothing can run a VM.
@@ -39,18 +40,34 @@ type Config struct {
 	Dir string
 	// File is the configuration's file, for messages.
 	File string
+	// Again makes every trial anew, whatever was found earlier.
+	Again bool
 }
+
+// Outcome is what became of a candidate.
+type Outcome string
+
+const (
+	// Chosen is the candidate that runs VMs.
+	Chosen Outcome = "chosen"
+	// Unusable has a Problem.
+	Unusable Outcome = "cannot be used"
+	// Untried was not looked at, because an earlier one is chosen.
+	Untried Outcome = "not tried"
+)
 
 // Candidate is one way to run VMs, and what was found about it.
 type Candidate struct {
-	Name string
-	// Problem is why it cannot be used; empty for the one that is chosen, and
-	// for those that were not looked at because an earlier one is.
+	Name    string
+	Outcome Outcome
+	// Problem is why it cannot be used, empty for other outcomes.
 	Problem string
 }
 
 // Report is what was tried, found and chosen.
 type Report struct {
+	// KVM is what keeps this host's KVM from being opened, empty where it opens.
+	KVM string
 	// Candidates are in the order of preference.
 	Candidates []Candidate
 	// Chosen is nil where nothing can be used.
@@ -72,8 +89,15 @@ func (r Report) Err() error {
 }
 
 // Hypervisor returns the hypervisor that c allows and this host has, or an
-// error that says what was tried and what to do.
+// error that says what was tried and what to do. A guest that no hypervisor could
+// boot is no matter of choice, and named as what is wrong.
 func Hypervisor(ctx context.Context, c Config) (hypervisor.Hypervisor, error) {
+	if err := hypervisor.CheckKernel(c.Kernel); err != nil {
+		return nil, err
+	}
+	if err := hypervisor.CheckImage(c.Image); err != nil {
+		return nil, err
+	}
 	r := Examine(ctx, c)
 	return r.Chosen, r.Err()
 }
@@ -83,8 +107,10 @@ func Examine(ctx context.Context, c Config) Report { return system.examine(ctx, 
 
 // host is where the parts of a host are found, and how drivers are made.
 type host struct {
-	kvm     string // the device
-	pvm     string // there where KVM needs a kernel made for it
+	kvm     string        // the device
+	pvm     string        // there where KVM needs a kernel made for it
+	limit   time.Duration // of a trial
+	open    func(name string, flag int, mode os.FileMode) (*os.File, error)
 	newQEMU func(qemu.Options) hypervisor.Hypervisor
 	newCH   func(cloudhypervisor.Options) hypervisor.Hypervisor
 }
@@ -92,6 +118,8 @@ type host struct {
 var system = host{
 	kvm:     "/dev/kvm",
 	pvm:     "/sys/module/kvm_pvm",
+	limit:   trialLimit,
+	open:    os.OpenFile,
 	newQEMU: func(o qemu.Options) hypervisor.Hypervisor { return qemu.New(o) },
 	newCH:   func(o cloudhypervisor.Options) hypervisor.Hypervisor { return cloudhypervisor.New(o) },
 }
@@ -103,11 +131,14 @@ type option struct {
 }
 
 func (s host) examine(ctx context.Context, c Config) Report {
-	r := Report{file: c.File}
+	r := Report{KVM: s.openKVM(), file: c.File}
 	for _, o := range s.options(c) {
-		candidate := Candidate{Name: o.name}
+		candidate := Candidate{Name: o.name, Outcome: Untried}
 		if r.Chosen == nil {
-			r.Chosen, candidate.Problem = o.try(ctx)
+			candidate.Outcome = Chosen
+			if r.Chosen, candidate.Problem = o.try(ctx); r.Chosen == nil {
+				candidate.Outcome = Unusable
+			}
 		}
 		r.Candidates = append(r.Candidates, candidate)
 	}
@@ -117,7 +148,7 @@ func (s host) examine(ctx context.Context, c Config) Report {
 // options returns what c asks for, in the order of preference.
 func (s host) options(c Config) []option {
 	ch := option{"cloud-hypervisor", func(ctx context.Context) (hypervisor.Hypervisor, string) {
-		binary, err := find(c, c.CloudHypervisor)
+		binary, err := program.Find(c.CloudHypervisor, c.File)
 		if err != nil {
 			return nil, err.Error()
 		}
@@ -128,7 +159,7 @@ func (s host) options(c Config) []option {
 		if err != nil {
 			return nil, err.Error()
 		}
-		return s.tryKVM(ctx, c, s.newQEMU(o), o.Binary)
+		return s.tryKVM(ctx, c, s.newQEMU(o), o.Binary, o.VsockBinary)
 	}}
 	qemuTCG := option{"qemu without KVM", func(context.Context) (hypervisor.Hypervisor, string) {
 		return s.tryEmulation(c)
@@ -143,17 +174,17 @@ func (s host) options(c Config) []option {
 	}
 }
 
-// tryKVM tries a driver of the binary on this host's KVM, unless a verdict is kept.
-func (s host) tryKVM(ctx context.Context, c Config, h hypervisor.Hypervisor, binary string) (hypervisor.Hypervisor, string) {
+// tryKVM tries a driver of the binaries on this host's KVM, unless a verdict is kept.
+func (s host) tryKVM(ctx context.Context, c Config, h hypervisor.Hypervisor, binaries ...string) (hypervisor.Hypervisor, string) {
 	if problem := s.openKVM(); problem != "" {
 		return nil, problem
 	}
-	key, err := verdictKey(binary, c.Kernel, c.Image)
+	key, err := verdictKey(append(binaries, c.Kernel, c.Image)...)
 	if err != nil {
 		return nil, err.Error()
 	}
-	v := verdicts{dir: c.Dir, name: h.Name()}
-	problem, err := v.get(key, func() (string, error) { return s.trial(ctx, c, h) })
+	v := verdicts{dir: c.Dir, name: h.Name(), again: c.Again}
+	problem, err := v.get(key, func() (finding, error) { return s.trial(ctx, c, h) })
 	if err != nil {
 		return nil, "try KVM: " + err.Error()
 	}
@@ -165,12 +196,12 @@ func (s host) tryKVM(ctx context.Context, c Config, h hypervisor.Hypervisor, bin
 
 // openKVM says what keeps KVM from being used at all, or "".
 func (s host) openKVM() string {
-	f, err := os.OpenFile(s.kvm, os.O_RDWR, 0)
+	f, err := s.open(s.kvm, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return s.kvm + " is absent: turn virtualisation on in the firmware, or nested virtualisation where this host is a VM, and load kvm_intel or kvm_amd"
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Sprintf("%v: run as root, or as a member of the device's group", err)
+		return fmt.Sprintf("%v: run as root, or as a member of the device's group; where root is refused, this is a container without the device", err)
 	case err != nil:
 		return err.Error()
 	}
@@ -192,25 +223,13 @@ func (s host) tryEmulation(c Config) (hypervisor.Hypervisor, string) {
 }
 
 func qemuOptions(c Config, accel qemu.Accel) (qemu.Options, error) {
-	binary, err := find(c, c.QEMU)
+	binary, err := program.Find(c.QEMU, c.File)
 	if err != nil {
 		return qemu.Options{}, err
 	}
-	vsock, err := find(c, c.VhostDeviceVsock, "/usr/libexec/vhost-device-vsock", "/usr/lib/vhost-device-vsock")
+	vsock, err := program.Find(c.VhostDeviceVsock, c.File, program.VhostDeviceVsock...)
 	if err != nil {
 		return qemu.Options{}, err
 	}
 	return qemu.Options{Binary: binary, VsockBinary: vsock, Accel: accel}, nil
-}
-
-func find(c Config, name string, known ...string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, path := range known {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s was not found; install it, or name it in %s", name, c.File)
 }

@@ -18,6 +18,7 @@ import (
 // driver is a hypervisor whose guests end by themselves as it says, or never.
 type driver struct {
 	name   string
+	slow   bool // the guest says something, and ends after the limit
 	accel  qemu.Accel
 	exit   *hypervisor.Exit
 	err    error
@@ -35,6 +36,11 @@ func (d driver) Start(_ context.Context, c hypervisor.Config) (hypervisor.VM, er
 		return nil, err
 	}
 	v := &machine{done: make(chan struct{})}
+	if d.slow {
+		time.AfterFunc(benchLimit*3/2, func() { close(v.done) })
+		v.exit = *boots
+		return v, os.WriteFile(c.Console, []byte("agent: info: ready\n"), 0o600)
+	}
 	if d.exit != nil {
 		v.exit = *d.exit
 		close(v.done)
@@ -59,11 +65,17 @@ func (m *machine) Kill()                                          { close(m.done
 func (m *machine) Done() <-chan struct{}                          { return m.done }
 func (m *machine) Exit() hypervisor.Exit                          { return m.exit }
 
+// benchLimit bounds a trial.
+const benchLimit = 200 * time.Millisecond
+
 // bench is a host with all programs and a /dev/kvm that opens.
 type bench struct {
 	host
 	config Config
 	starts int
+	// How Cloud Hypervisor's guests end, and why they do not start.
+	chExit *hypervisor.Exit
+	chErr  error
 }
 
 func newBench(t *testing.T, exit *hypervisor.Exit, err error) *bench {
@@ -76,18 +88,18 @@ func newBench(t *testing.T, exit *hypervisor.Exit, err error) *bench {
 		}
 		return path
 	}
-	b := &bench{config: Config{
+	b := &bench{chExit: boots, config: Config{
 		Hypervisor: "auto", CloudHypervisor: filepath.Join(dir, "ch-none"), QEMU: touch("qemu"), VhostDeviceVsock: touch("vsock"),
 		Kernel: touch("vmlinux"), Image: touch("guest.img"),
 		Dir: filepath.Join(dir, "run"), File: "/etc/nanoclaw/config.yaml",
 	}}
 	b.host = host{
-		kvm: touch("kvm"), pvm: filepath.Join(dir, "absent"),
+		kvm: touch("kvm"), pvm: filepath.Join(dir, "absent"), open: os.OpenFile, limit: benchLimit,
 		newQEMU: func(o qemu.Options) hypervisor.Hypervisor {
 			return driver{name: "qemu", accel: o.Accel, exit: exit, err: err, starts: &b.starts}
 		},
 		newCH: func(cloudhypervisor.Options) hypervisor.Hypervisor {
-			return driver{name: "cloud-hypervisor", accel: qemu.KVM, exit: boots, starts: &b.starts}
+			return driver{name: "cloud-hypervisor", accel: qemu.KVM, exit: b.chExit, err: b.chErr, starts: &b.starts}
 		},
 	}
 	return b
@@ -154,6 +166,21 @@ func TestProblemsAreNamed(t *testing.T) {
 	}
 }
 
+// A guest that nothing can boot is named, and not a hypervisor.
+func TestAGuestThatIsNotThereIsNoMatterOfChoice(t *testing.T) {
+	b := newBench(t, nil, nil)
+	for path, problem := range map[string]string{
+		b.config.Kernel:           "is no uncompressed kernel",
+		b.config.Kernel + "-none": "cannot be read",
+	} {
+		b.config.Kernel = path
+		_, err := Hypervisor(context.Background(), b.config)
+		if err == nil || errors.Is(err, ErrNone) || !strings.Contains(err.Error(), "the guest kernel "+path+" "+problem) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 func TestAGuestThatHangsUnderPVM(t *testing.T) {
 	b := newBench(t, nil, nil)
 	b.pvm = b.kvm
@@ -205,5 +232,75 @@ func TestQEMUByNameLeavesOthersOut(t *testing.T) {
 	r := b.examine(context.Background(), b.config)
 	if r.Err() != nil || len(r.Candidates) != 2 || r.Candidates[0].Name != "qemu with KVM" {
 		t.Fatalf("got %+v", r)
+	}
+}
+
+// TestAuto is what "auto" makes of each kind of host.
+func TestAuto(t *testing.T) {
+	const ch, kvm, tcg = "cloud-hypervisor", "qemu with KVM", "qemu without KVM"
+	withCH := func(b *bench) { b.config.CloudHypervisor = b.config.QEMU }
+	for name, c := range map[string]struct {
+		exit     *hypervisor.Exit // of QEMU's guests with KVM
+		host     func(*bench)
+		chosen   string
+		problems map[string]string
+		trials   int
+	}{
+		"KVM and Cloud Hypervisor":  {boots, withCH, ch, nil, 1},
+		"KVM, no Cloud Hypervisor":  {boots, func(*bench) {}, kvm, map[string]string{ch: "ch-none was not found"}, 1},
+		"an old Cloud Hypervisor":   {boots, func(b *bench) { withCH(b); b.chErr = errors.New("install version 52") }, kvm, map[string]string{ch: "install version 52"}, 2},
+		"a KVM that boots nothing":  {panics, func(b *bench) { withCH(b); b.chExit = panics }, tcg, map[string]string{ch: "kvm opens, but", kvm: "kvm opens, but"}, 2},
+		"a KVM that hangs":          {nil, func(b *bench) { withCH(b); b.chExit, b.pvm = nil, b.kvm }, tcg, map[string]string{ch: "did not boot", kvm: "did not boot"}, 2},
+		"a KVM that is slow":        {nil, func(b *bench) { withCH(b); b.chExit = nil }, tcg, map[string]string{ch: "very busy", kvm: "very busy"}, 2},
+		"no KVM":                    {boots, func(b *bench) { withCH(b); b.kvm += "-none" }, tcg, map[string]string{ch: "is absent", kvm: "is absent"}, 0},
+		"no right to KVM":           {boots, func(b *bench) { withCH(b); b.open = denied }, tcg, map[string]string{ch: "run as root", kvm: "run as root"}, 0},
+		"no KVM, and no emulation":  {boots, func(b *bench) { b.kvm += "-none"; b.config.AllowEmulation = false }, "", map[string]string{tcg: "emulation is no isolation"}, 0},
+		"nothing but QEMU's helper": {boots, func(b *bench) { b.config.QEMU += "-none" }, "", map[string]string{kvm: "qemu-none was not found", tcg: "qemu-none was not found"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, c.exit, nil)
+			b.config.AllowEmulation = true
+			c.host(b)
+			for range 2 {
+				chosen := ""
+				for _, got := range b.examine(context.Background(), b.config).Candidates {
+					if got.Outcome == Chosen {
+						chosen = got.Name
+					}
+					if (got.Outcome == Unusable) != (got.Problem != "") || !strings.Contains(got.Problem, c.problems[got.Name]) {
+						t.Errorf("%+v, want the problem %q", got, c.problems[got.Name])
+					}
+				}
+				if chosen != c.chosen {
+					t.Errorf("chosen: %q, want %q", chosen, c.chosen)
+				}
+			}
+			if b.starts != c.trials {
+				t.Errorf("%d trials in two examinations, want %d", b.starts, c.trials)
+			}
+			if c.exit == nil {
+				return // more time than it is worth
+			}
+			b.config.Again = true
+			b.examine(context.Background(), b.config)
+			if b.starts != 2*c.trials {
+				t.Errorf("%d trials after one more was asked for, want %d", b.starts, 2*c.trials)
+			}
+		})
+	}
+}
+
+func denied(name string, _ int, _ os.FileMode) (*os.File, error) {
+	return nil, &os.PathError{Op: "open", Path: name, Err: os.ErrPermission}
+}
+
+func TestAGuestThatHasSpokenIsWaitedForLonger(t *testing.T) {
+	b := newBench(t, boots, nil)
+	b.newQEMU = func(o qemu.Options) hypervisor.Hypervisor {
+		return driver{name: "qemu", accel: o.Accel, slow: true, starts: &b.starts}
+	}
+	if r := b.examine(context.Background(), b.config); r.Chosen == nil || !r.Chosen.Isolates() {
+		t.Errorf("got %+v", r)
 	}
 }

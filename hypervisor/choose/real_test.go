@@ -40,8 +40,8 @@ func TestRealTrialSucceedsWithEmulation(t *testing.T) {
 	}
 	s := system
 	s.pvm = filepath.Join(c.Dir, "absent")
-	if problem, err := s.trial(context.Background(), c, qemu.New(o)); problem != "" || err != nil {
-		t.Fatalf("%q, %v", problem, err)
+	if found, err := s.trial(context.Background(), c, qemu.New(o)); found.problem != "" || err != nil {
+		t.Fatalf("%+v, %v", found, err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,12 +20,26 @@ import (
 type verdicts struct {
 	dir  string
 	name string
+	// again makes the trial whatever is kept.
+	again bool
 }
 
 // verdict is one trial's outcome. Problem is empty where the candidate works.
 type verdict struct {
 	Key     string `json:"key"`
 	Problem string `json:"problem"`
+	// Until is when a passing problem is looked at again; zero is never.
+	Until time.Time `json:"until,omitzero"`
+}
+
+// passes is how long a passing problem is believed.
+const passes = 10 * time.Minute
+
+// holds reports whether the verdict is about key and still believed at now. A
+// clock that was set back does not lengthen that.
+func (v verdict) holds(key string, now time.Time) bool {
+	left := v.Until.Sub(now)
+	return v.Key == key && (v.Until.IsZero() || left > 0 && left <= passes)
 }
 
 // maxVerdict bounds the file, in bytes.
@@ -55,12 +70,12 @@ func verdictKey(files ...string) (string, error) {
 // get returns the kept verdict of key, or makes the trial. Of several shims that
 // start at once one makes it and the others wait. A trial that found nothing
 // out leaves no verdict.
-func (v verdicts) get(key string, trial func() (problem string, err error)) (problem string, err error) {
+func (v verdicts) get(key string, trial func() (finding, error)) (problem string, err error) {
 	if err := os.MkdirAll(v.dir, 0o711); err != nil {
 		return "", err
 	}
 	path := filepath.Join(v.dir, "kvm-verdict-"+v.name+".json")
-	if kept, ok := read(path, key); ok {
+	if kept, ok := read(path, key); ok && !v.again {
 		return kept.Problem, nil
 	}
 	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
@@ -71,21 +86,25 @@ func (v verdicts) get(key string, trial func() (problem string, err error)) (pro
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", fmt.Errorf("wait for another trial of KVM: %w", err)
 	}
-	if kept, ok := read(path, key); ok {
+	if kept, ok := read(path, key); ok && !v.again {
 		return kept.Problem, nil
 	}
-	problem, err = trial()
+	found, err := trial()
 	if err != nil {
 		return "", err
 	}
-	data, err := json.Marshal(verdict{Key: key, Problem: problem})
+	fresh := verdict{Key: key, Problem: found.problem}
+	if found.passing {
+		fresh.Until = time.Now().Add(passes)
+	}
+	data, err := json.Marshal(fresh)
 	if err != nil {
 		return "", err
 	}
 	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
 		return "", fmt.Errorf("keep the verdict on KVM: %w", err)
 	}
-	return problem, os.Rename(path+".new", path)
+	return found.problem, os.Rename(path+".new", path)
 }
 
 // read returns the verdict in the file if it is ours and about key.
@@ -105,7 +124,7 @@ func read(path, key string) (verdict, bool) {
 		return verdict{}, false
 	}
 	v, err := parse(data)
-	return v, err == nil && v.Key == key
+	return v, err == nil && v.holds(key, time.Now())
 }
 
 // parse is strict: what we did not write is not believed.

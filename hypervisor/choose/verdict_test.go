@@ -1,6 +1,7 @@
 package choose
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -17,7 +18,7 @@ func (v verdicts) path() string { return filepath.Join(v.dir, "kvm-verdict-"+v.n
 func TestVerdictIsKeptUntilSomethingChanges(t *testing.T) {
 	v := kept(t)
 	trials := 0
-	trial := func() (string, error) { trials++; return "it does not boot", nil }
+	trial := func() (finding, error) { trials++; return finding{problem: "it does not boot"}, nil }
 	for range 3 {
 		if why, err := v.get("a", trial); err != nil || why != "it does not boot" {
 			t.Fatalf("got %q, %v", why, err)
@@ -31,16 +32,46 @@ func TestVerdictIsKeptUntilSomethingChanges(t *testing.T) {
 	}
 }
 
+// A host that was busy is not without KVM until it boots again.
+func TestAPassingProblemIsTriedAgain(t *testing.T) {
+	v := kept(t)
+	slow := func() (finding, error) { return finding{"slow", true}, nil }
+	well := func() (finding, error) { return finding{}, nil }
+	for _, trial := range []func() (finding, error){slow, well} {
+		if why, err := v.get("a", trial); err != nil || why != "slow" {
+			t.Fatalf("got %q, %v", why, err)
+		}
+	}
+	now := time.Now()
+	for until, want := range map[time.Time]bool{
+		{}: true, now.Add(time.Minute): true, now: false, now.Add(-time.Minute): false, now.Add(2 * passes): false,
+	} {
+		if got := (verdict{Key: "a", Until: until}).holds("a", now); got != want {
+			t.Errorf("until %v: %v", until, got)
+		}
+	}
+	past, err := json.Marshal(verdict{Key: "a", Problem: "slow", Until: now.Add(-time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(v.path(), past, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if why, err := v.get("a", well); err != nil || why != "" {
+		t.Fatalf("after its time: %q, %v", why, err)
+	}
+}
+
 func TestOnlyOneOfManyTries(t *testing.T) {
 	v := kept(t)
 	var trials atomic.Int32
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			_, err := v.get("a", func() (string, error) {
+			_, err := v.get("a", func() (finding, error) {
 				trials.Add(1)
 				time.Sleep(20 * time.Millisecond)
-				return "", nil
+				return finding{}, nil
 			})
 			if err != nil {
 				t.Error(err)
@@ -56,10 +87,10 @@ func TestOnlyOneOfManyTries(t *testing.T) {
 func TestATrialThatFoundNothingOutIsNotKept(t *testing.T) {
 	v := kept(t)
 	cut := errors.New("cut short")
-	if _, err := v.get("a", func() (string, error) { return "", cut }); !errors.Is(err, cut) {
+	if _, err := v.get("a", func() (finding, error) { return finding{}, cut }); !errors.Is(err, cut) {
 		t.Fatalf("got %v", err)
 	}
-	if why, err := v.get("a", func() (string, error) { return "no", nil }); err != nil || why != "no" {
+	if why, err := v.get("a", func() (finding, error) { return finding{problem: "no"}, nil }); err != nil || why != "no" {
 		t.Fatalf("got %q, %v", why, err)
 	}
 }
@@ -81,7 +112,7 @@ func TestAVerdictOfOthersIsNotBelieved(t *testing.T) {
 		if err := spoil(v.path()); err != nil {
 			t.Fatal(err)
 		}
-		if why, err := v.get("a", func() (string, error) { return "", nil }); err != nil || why != "" {
+		if why, err := v.get("a", func() (finding, error) { return finding{}, nil }); err != nil || why != "" {
 			t.Errorf("%s: got %q, %v", name, why, err)
 		}
 	}

@@ -27,6 +27,9 @@ import (
 	"time"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmm"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/process"
 )
 
 //go:generate go tool -modfile=../../tools/go.mod oapi-codegen -config api/oapi-codegen.yaml api/openapi.yaml
@@ -69,14 +72,36 @@ func (h *CloudHypervisor) Start(ctx context.Context, c hypervisor.Config) (hyper
 		return nil, fmt.Errorf("start cloud-hypervisor: %w", err)
 	}
 	if err := v.boot(ctx, c); err != nil {
-		v.cmdKill()
+		v.process.Kill()
 		<-v.done
-		if words := v.stderr.String(); words != "" {
+		if words := v.process.Words(); words != "" {
 			err = fmt.Errorf("%w; its last words: %s", err, words)
 		}
-		return nil, fmt.Errorf("start cloud-hypervisor: %w", err)
+		return nil, fmt.Errorf("start cloud-hypervisor: %w", h.explain(ctx, err))
 	}
 	return v, nil
+}
+
+// versionTimeout bounds the asking of a program that did not start well.
+const versionTimeout = 5 * time.Second
+
+// explain puts a version that is too old in the place of what came from it: such
+// a program ends at an option that it does not know, and answers no call.
+func (h *CloudHypervisor) explain(ctx context.Context, err error) error {
+	if !errors.Is(err, errNoAnswer) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
+	defer cancel()
+	out, failed := exec.CommandContext(ctx, h.options.Binary, "--version").Output()
+	words := strings.Fields(string(out))
+	if failed != nil || len(words) < 2 {
+		return err
+	}
+	if old := checkVersion(words[1]); old != nil {
+		return fmt.Errorf("%s: %w", h.options.Binary, old)
+	}
+	return err
 }
 
 // The descriptors that the VMM inherits, in the order of exec.Cmd.ExtraFiles.
@@ -96,65 +121,59 @@ func apiSocket(dir string) string { return filepath.Join(dir, "api.sock") }
 func (h *CloudHypervisor) launch(c hypervisor.Config) (_ *vm, err error) {
 	// What is ours is closed on failure; what the process holds duplicates of,
 	// always.
-	var ours, lent []interface{ Close() error }
-	defer func() {
-		if err != nil {
-			closeAll(ours)
-			removeSockets(c.Dir)
-		}
-		closeAll(lent)
-	}()
-	con, err := openConsole(c.Console)
+	var ours, lent cleanup.Stack
+	defer func() { err = errors.Join(err, ours.Run()) }()
+	defer func() { _ = lent.Run() }()
+	con, err := vmm.OpenConsole(c.Console)
 	if err != nil {
 		return nil, err
 	}
-	ours = append(ours, con.file)
+	ours.Add("close the console's file", con.Close)
 	// A socket left by a killed predecessor would make bind fail, in this
 	// process or in the VMM.
 	removeSockets(c.Dir)
+	ours.Add("remove the sockets", func() error { removeSockets(c.Dir); return nil })
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: apiSocket(c.Dir), Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen for the VMM: %w", err)
 	}
 	listener.SetUnlinkOnClose(false)
-	lent = append(lent, listener)
+	lent.Add("close the VMM's socket", listener.Close)
 	api, err := listener.File()
 	if err != nil {
 		return nil, fmt.Errorf("listen for the VMM: %w", err)
 	}
-	lent = append(lent, api)
+	lent.Add("close the VMM's socket", api.Close)
 	events, eventsEnd, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make the event monitor's pipe: %w", err)
 	}
-	ours, lent = append(ours, events), append(lent, eventsEnd)
+	ours.Add("close the event monitor", events.Close)
+	lent.Add("close the VMM's end of the event monitor", eventsEnd.Close)
 	output, outputEnd, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make the console's pipe: %w", err)
 	}
-	ours, lent = append(ours, output), append(lent, outputEnd)
+	ours.Add("close the console", output.Close)
+	lent.Add("close the VMM's end of the console", outputEnd.Close)
 
-	v := newVM(c, con, events, output)
-	v.cmd = exec.Command(h.options.Binary,
+	// With --no-shutdown a guest's power-off leaves the process there to be asked,
+	// which tells it from an end after a fault of its own.
+	cmd := exec.Command(h.options.Binary,
 		"--api-socket", "fd="+strconv.Itoa(apiFD),
-		"--event-monitor", "fd="+strconv.Itoa(eventsFD))
-	v.cmd.Dir = "/"
-	v.cmd.Env = []string{"LANG=C"}
-	v.cmd.ExtraFiles = []*os.File{api, eventsEnd, outputEnd}
-	v.cmd.Stderr = &v.stderr
-	// Somebody who inherited standard error must not hold up the reaping.
-	v.cmd.WaitDelay = time.Second
-	if err := c.StartProcess(v.cmd); err != nil {
-		return nil, fmt.Errorf("run %s: %w", h.options.Binary, err)
+		"--event-monitor", "fd="+strconv.Itoa(eventsFD),
+		"--no-shutdown")
+	cmd.Dir = "/"
+	cmd.Env = []string{"LANG=C"}
+	cmd.ExtraFiles = []*os.File{api, eventsEnd, outputEnd}
+	proc, err := process.Start(c.StartProcess, "cloud-hypervisor", cmd)
+	if err != nil {
+		return nil, err
 	}
+	ours.Release()
+	v := newVM(c, proc, con, events, output)
 	v.supervise()
 	return v, nil
-}
-
-func closeAll(files []interface{ Close() error }) {
-	for _, f := range files {
-		_ = f.Close()
-	}
 }
 
 // removeSockets removes what the VMM does not remove when it is killed.
@@ -168,7 +187,7 @@ func removeSockets(dir string) {
 func (v *vm) boot(ctx context.Context, c hypervisor.Config) error {
 	p, err := v.client.ping(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	if err := checkVersion(p.Version); err != nil {
 		return err
@@ -184,8 +203,12 @@ func (v *vm) boot(ctx context.Context, c hypervisor.Config) error {
 	return v.client.boot(ctx)
 }
 
-// errVersion is wrapped by checkVersion's errors.
-var errVersion = errors.New("unsuitable version of cloud-hypervisor")
+var (
+	// errVersion is wrapped by checkVersion's errors.
+	errVersion = errors.New("unsuitable version of cloud-hypervisor")
+	// errNoAnswer is wrapped where not even the version was answered.
+	errNoAnswer = errors.New("it does not answer")
+)
 
 // checkVersion takes versions such as "53.0", "v53.0" and "54.0.0-dev".
 func checkVersion(version string) error {

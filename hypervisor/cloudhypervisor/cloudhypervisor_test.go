@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmtest"
 )
 
 // host is where a test's VM runs.
@@ -40,10 +41,24 @@ func newHost(t *testing.T, mode string) *host {
 		t.Fatal(err)
 	}
 	h := &host{t: t, log: filepath.Join(dir, "log")}
+	files, err := os.MkdirTemp("", "chf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(files) })
+	vmtest.FakeKernel(t, filepath.Join(files, "vmlinux"))
+	if err := os.WriteFile(filepath.Join(files, "guest.img"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	share, err := net.Listen("unix", filepath.Join(files, "fs.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = share.Close() })
 	h.config = hypervisor.Config{
-		ID: "test", Dir: dir, Kernel: "/k/vmlinux", Image: "/k/guest.img",
+		ID: "test", Dir: dir, Kernel: filepath.Join(files, "vmlinux"), Image: filepath.Join(files, "guest.img"),
 		Cmdline: []string{"nanoclaw.word=1"}, CPUs: 2, Memory: 256 << 20,
-		FSSocket: "/run/fs.sock", FSTag: "share", CID: 3,
+		FSSocket: filepath.Join(files, "fs.sock"), FSTag: "share", CID: 3,
 		Console: filepath.Join(dir, "console"),
 		StartProcess: func(c *exec.Cmd) error {
 			c.Env = append(c.Env, fakeMode+"="+mode, fakeLog+"="+h.log, "NANOCLAW_FAKE_OPENAPI="+string(document))
@@ -168,7 +183,7 @@ func openFiles(t *testing.T) string {
 func TestAFailedStartLeavesNothing(t *testing.T) {
 	for mode, want := range map[string]string{
 		"dies at start":          "no such device: /dev/kvm",
-		"old":                    "it is \"51.1\"; install version 52 or later",
+		"old":                    "it is \"51.1.0\"; install version 52 or later",
 		"wedged at vmm.ping":     "vmm.ping",
 		"garbage at vmm.ping":    "decode the answer",
 		"too much at vmm.ping":   "a body of",
@@ -226,6 +241,21 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 	}
 }
 
+// A version that does not know an option ends without having answered a call.
+func TestATooOldVersionIsNamed(t *testing.T) {
+	for mode, want := range map[string]string{
+		"knows no --no-shutdown": `it is "v51.2.0"; install version 52 or later`,
+		"dies at start":          "no such device: /dev/kvm",
+	} {
+		t.Setenv(fakeMode, mode)
+		h := newHost(t, mode)
+		_, err := New(Options{Binary: os.Args[0]}).Start(deadline(t), h.config)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "unexpected argument") {
+			t.Errorf("%s: got %v", mode, err)
+		}
+	}
+}
+
 func TestAStarterThatFailsLeavesNothing(t *testing.T) {
 	h := newHost(t, "")
 	fail := errors.New("no cgroup")
@@ -249,6 +279,7 @@ func TestCauses(t *testing.T) {
 		text string
 	}{
 		"power-off":  {portPowerOff, hypervisor.CauseGuest, ""},
+		"fault":      {portFault, hypervisor.CauseFailed, "a fault in one of its threads: thread 'vcpu0' panicked"},
 		"panic":      {portPanic, hypervisor.CausePanic, ""},
 		"reset":      {portReset, hypervisor.CauseReset, ""},
 		"crash":      {portCrash, hypervisor.CauseFailed, "VmmThread failed"},
@@ -288,6 +319,14 @@ func TestAVMMThatOutlivesItsGuestIsKilled(t *testing.T) {
 	v := newHost(t, "lingers").start()
 	_, _ = v.Dial(deadline(t), portPowerOff)
 	if got := ended(t, v); got.Cause != hypervisor.CauseGuest {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestAVMMThatDoesNotAnswerAfterAPowerOffHasFailed(t *testing.T) {
+	v := newHost(t, "hangs up at vm.info").start()
+	_, _ = v.Dial(deadline(t), portPowerOff)
+	if got := ended(t, v); got.Cause != hypervisor.CauseFailed {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -375,8 +414,36 @@ func TestANICIsPluggedAndTakenOut(t *testing.T) {
 	}
 }
 
+func TestANICsNameIsUsedOnce(t *testing.T) {
+	h := newHost(t, "")
+	nic, _ := tap(t, "eth1")
+	h.config.NICs = []hypervisor.NIC{nic}
+	v := h.start()
+	var refused *APIError
+	if err := v.AddNIC(deadline(t), nic); !errors.As(err, &refused) || refused.Status != 500 {
+		t.Errorf("a second NIC of the same name: %v", err)
+	}
+	if err := v.RemoveNIC(deadline(t), "eth2"); !errors.As(err, &refused) || !strings.Contains(err.Error(), "identifier: eth2") {
+		t.Errorf("a NIC that is not there: %v", err)
+	}
+}
+
+// The hypervisor keeps connections open, ten at most.
+func TestCallsLeaveNoConnection(t *testing.T) {
+	v := newHost(t, "").start()
+	for range 10 {
+		if err := errors.Join(v.Pause(deadline(t)), v.Resume(deadline(t))); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestAGuestThatKeepsItsNIC(t *testing.T) {
 	v := newHost(t, "guest keeps the device").start()
+	nic, _ := tap(t, "eth1")
+	if err := v.AddNIC(deadline(t), nic); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	if err := v.RemoveNIC(ctx, "eth1"); !errors.Is(err, context.DeadlineExceeded) {
@@ -426,15 +493,12 @@ func TestConsoleIsBounded(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	for name, change := range map[string]func(*hypervisor.Config){
-		"relative kernel": func(c *hypervisor.Config) { c.Kernel = "vmlinux" },
-		"long folder":     func(c *hypervisor.Config) { c.Dir = "/" + strings.Repeat("d", 60) },
-		"no CPU":          func(c *hypervisor.Config) { c.CPUs = 0 },
-		"odd memory":      func(c *hypervisor.Config) { c.Memory++ },
-		"reserved CID":    func(c *hypervisor.Config) { c.CID = 2 },
-		"no tag":          func(c *hypervisor.Config) { c.FSTag = "" },
-		"two words":       func(c *hypervisor.Config) { c.Cmdline = []string{"a b"} },
-		"long cmdline":    func(c *hypervisor.Config) { c.Cmdline = []string{strings.Repeat("a", 2048)} },
-		"NIC id":          func(c *hypervisor.Config) { c.NICs = []hypervisor.NIC{{ID: "_net0"}} },
+		"odd memory":   func(c *hypervisor.Config) { c.Memory++ },
+		"long cmdline": func(c *hypervisor.Config) { c.Cmdline = []string{strings.Repeat("a", 2000)} },
+		"small MTU": func(c *hypervisor.Config) {
+			c.NICs = []hypervisor.NIC{{ID: "eth0", MAC: make(net.HardwareAddr, 6), MTU: 1000, Tap: os.Stdin}}
+		},
+		"NIC id": func(c *hypervisor.Config) { c.NICs = []hypervisor.NIC{{ID: "_net0"}} },
 		"NIC without tap": func(c *hypervisor.Config) {
 			c.NICs = []hypervisor.NIC{{ID: "eth0", MAC: make(net.HardwareAddr, 6)}}
 		},
@@ -452,7 +516,7 @@ func TestCheck(t *testing.T) {
 
 func TestCheckVersion(t *testing.T) {
 	for version, ok := range map[string]bool{
-		"52.0": true, "v53.0": true, "54.0.0-dev": true, "51.1": false, "": false, "dev": false, "-60.0": false,
+		"52.0": true, "v53.0": true, "53.0.0": true, "54.0.0-dev": true, "51.1": false, "": false, "dev": false, "-60.0": false,
 	} {
 		if err := checkVersion(version); (err == nil) != ok {
 			t.Errorf("%q: %v", version, err)

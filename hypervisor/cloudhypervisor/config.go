@@ -1,91 +1,62 @@
 package cloudhypervisor
 
 import (
-	"errors"
 	"fmt"
-	"path/filepath"
-	"regexp"
+	"os"
 	"strings"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/cloudhypervisor/internal/api"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmm"
 )
 
 const (
-	maxCmdline = 2047 // the kernel's own bound
-	maxDirPath = 60
-	minCID     = 3
-	pageSize   = 2 << 20
-	minMTU     = 1280
-	maxMTU     = 65535
+	minMTU = 1280
+	maxMTU = 65535
 
 	queueSize   = 256
 	fsQueueSize = 1024
 	netQueues   = 2 // one pair, for the one descriptor of the tap
 )
 
-var (
-	validNIC = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
-	validTag = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,36}$`)
-)
-
 // check refuses what the hypervisor would misread, or refuse in worse words.
 func check(c hypervisor.Config) error {
-	paths := []struct{ what, path string }{
-		{"folder", c.Dir}, {"kernel", c.Kernel}, {"image", c.Image},
+	if err := vmm.Check(c, cmdline(c)); err != nil {
+		return err
 	}
-	if c.FSSocket != "" {
-		paths = append(paths, struct{ what, path string }{"share's socket", c.FSSocket})
-	}
-	for _, p := range paths {
-		if !filepath.IsAbs(p.path) {
-			return fmt.Errorf("the path of the %s is not absolute: %q", p.what, p.path)
-		}
-	}
-	switch {
-	case len(c.Dir) > maxDirPath:
-		return fmt.Errorf("the VM's folder has a path of %d bytes, more than %d: %s", len(c.Dir), maxDirPath, c.Dir)
-	case c.CPUs < 1:
-		return fmt.Errorf("%d CPUs", c.CPUs)
-	case c.Memory < pageSize || c.Memory%pageSize != 0:
-		return fmt.Errorf("%d bytes of memory are not a multiple of 2 MiB", c.Memory)
-	case c.CID < minCID:
-		return fmt.Errorf("vsock context id %d is reserved", c.CID)
-	case c.FSSocket != "" && !validTag.MatchString(c.FSTag):
-		return fmt.Errorf("invalid mount tag %q", c.FSTag)
-	}
-	for _, word := range c.Cmdline {
-		// A blank would make two parameters of one.
-		if word == "" || strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-			return fmt.Errorf("invalid kernel parameter %q", word)
-		}
-	}
-	if n := len(cmdline(c)); n > maxCmdline {
-		return fmt.Errorf("a kernel command line of %d bytes, more than %d", n, maxCmdline)
-	}
-	seen := map[string]bool{}
 	for _, n := range c.NICs {
-		if err := checkNIC(n); err != nil {
+		if err := checkMTU(n); err != nil {
 			return err
 		}
-		if seen[n.ID] {
-			return fmt.Errorf("two NICs are called %q", n.ID)
-		}
-		seen[n.ID] = true
+	}
+	return checkFiles(c)
+}
+
+// checkFiles looks for what the hypervisor would open: its own errors do not
+// name a kernel, and a socket that is missing it waits for.
+func checkFiles(c hypervisor.Config) error {
+	if err := hypervisor.CheckKernel(c.Kernel); err != nil {
+		return err
+	}
+	if err := hypervisor.CheckImage(c.Image); err != nil {
+		return err
+	}
+	if c.FSSocket == "" {
+		return nil
+	}
+	st, err := os.Stat(c.FSSocket)
+	if err != nil {
+		return fmt.Errorf("the socket of the share's daemon: %w", err)
+	}
+	if st.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("the socket of the share's daemon: %s is no socket", c.FSSocket)
 	}
 	return nil
 }
 
-func checkNIC(n hypervisor.NIC) error {
-	switch {
-	case !validNIC.MatchString(n.ID):
-		return fmt.Errorf("invalid NIC id %q", n.ID)
-	case len(n.MAC) != 6:
-		return fmt.Errorf("NIC %s: invalid MAC address %q", n.ID, n.MAC)
-	case n.MTU != 0 && (n.MTU < minMTU || n.MTU > maxMTU):
+func checkMTU(n hypervisor.NIC) error {
+	if n.MTU != 0 && (n.MTU < minMTU || n.MTU > maxMTU) {
 		return fmt.Errorf("NIC %s: an MTU of %d is not between %d and %d", n.ID, n.MTU, minMTU, maxMTU)
-	case n.Tap == nil:
-		return errors.New("NIC " + n.ID + " has no tap")
 	}
 	return nil
 }
@@ -108,6 +79,9 @@ func vmConfig(c hypervisor.Config, console string) api.VM {
 		Disks: []api.Disk{{
 			Path: c.Image, Readonly: true, ImageType: api.Raw,
 			NumQueues: 1, QueueSize: queueSize,
+			// Nothing is discarded on a disk that cannot be written, and asking
+			// for it is a warning of the hypervisor's.
+			Sparse: false,
 		}},
 		Vsock:   api.Vsock{Cid: int64(c.CID), Socket: hypervisor.VsockPath(c.Dir)},
 		Rng:     api.RNG{Src: "/dev/urandom"},

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor/cloudhypervisor/internal/api"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmtest"
 )
 
 // The test binary plays Cloud Hypervisor where fakeMode is in its environment.
@@ -36,6 +38,7 @@ const (
 const (
 	portEcho = 1000 + iota
 	portPowerOff
+	portFault
 	portPanic
 	portReset
 	portCrash
@@ -45,6 +48,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	vmtest.Guest()
 	if mode, ok := os.LookupEnv(fakeMode); ok {
 		os.Exit(fake(mode))
 	}
@@ -58,17 +62,32 @@ type fakeVMM struct {
 	events  *os.File
 	console *os.File
 	vm      *api.VM
+	nics    map[string]bool
+	open    atomic.Int32 // connections
 	state   string
+	off     bool // the guest has powered itself off
 	quit    chan int
 }
 
 func fake(mode string) int {
 	signal.Ignore(syscall.SIGPIPE)
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
+		version := "v53.0.0"
+		if mode == "knows no --no-shutdown" {
+			version = "v51.2.0"
+		}
+		fmt.Printf("cloud-hypervisor %s\nMigration Protocol Versions: 0\n", version)
+		return 0
+	}
+	if mode == "knows no --no-shutdown" {
+		fmt.Fprintln(os.Stderr, "error: unexpected argument '--no-shutdown' found")
+		return 2
+	}
 	if mode == "dies at start" {
 		fmt.Fprintln(os.Stderr, strings.Repeat("x", 8<<10), "no such device: /dev/kvm")
 		return 1
 	}
-	want := []string{"--api-socket", "fd=3", "--event-monitor", "fd=4"}
+	want := []string{"--api-socket", "fd=3", "--event-monitor", "fd=4", "--no-shutdown"}
 	if got := os.Args[1:]; strings.Join(got, " ") != strings.Join(want, " ") {
 		fmt.Fprintln(os.Stderr, "unexpected arguments:", got)
 		return 1
@@ -83,7 +102,7 @@ func fake(mode string) int {
 		fmt.Fprintln(os.Stderr, "fd 3 is no listener:", err)
 		return 1
 	}
-	f := &fakeVMM{mode: mode, log: log, events: os.NewFile(4, "events"), quit: make(chan int, 1)}
+	f := &fakeVMM{mode: mode, log: log, events: os.NewFile(4, "events"), quit: make(chan int, 1), nics: map[string]bool{}}
 	f.event("vmm", "starting", "")
 	go f.serve(l)
 	return <-f.quit
@@ -123,6 +142,12 @@ func (f *fakeVMM) serve(l net.Listener) {
 			return
 		}
 		conn := c.(*net.UnixConn)
+		// Ten at most, and the server closes none of them.
+		if f.open.Add(1) > 10 {
+			respond(conn, http.StatusServiceUnavailable, nil)
+			_ = conn.Close()
+			continue
+		}
 		req, files, err := receive(conn)
 		if err != nil {
 			f.fail("receive:", err)
@@ -147,9 +172,15 @@ func (f *fakeVMM) serve(l net.Listener) {
 		}
 		if status != 0 {
 			respond(conn, status, answer)
+			go func() {
+				_, _ = io.Copy(io.Discard, conn)
+				_ = conn.Close()
+				f.open.Add(-1)
+			}()
+		} else {
+			_ = conn.Close()
 		}
-		_ = conn.Close()
-		if path == "vmm.shutdown" && status == 204 {
+		if path == "vmm.shutdown" && status == 200 {
 			f.end()
 		}
 	}
@@ -205,9 +236,10 @@ func receive(conn *net.UnixConn) (*http.Request, []*os.File, error) {
 	return req, files, err
 }
 
+// respond answers as the real one does: without a reason, and with no length
+// where there can be no body.
 func respond(w io.Writer, status int, body []byte) {
-	text := http.StatusText(status)
-	_, _ = fmt.Fprintf(w, "HTTP/1.1 %d %s\r\nServer: fake\r\n", status, text)
+	_, _ = fmt.Fprintf(w, "HTTP/1.1 %d \r\nServer: fake\r\nConnection: keep-alive\r\n", status)
 	if status != 204 {
 		_, _ = fmt.Fprintf(w, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
 	}
@@ -245,38 +277,45 @@ func (f *fakeVMM) handle(path string, body []byte, files []*os.File) (int, []byt
 	}
 	switch path {
 	case "vmm.ping":
-		version := "53.0"
+		version := "53.0.0"
 		if f.mode == "old" {
-			version = "51.1"
+			version = "51.1.0"
 		}
-		return 200, []byte(`{"version":"` + version + `","build_version":"v53.0","pid":1,"features":[]}`)
+		return 200, []byte(`{"build_version":"v` + version + `","version":"` + version + `","pid":1,"features":["io_uring","kvm"]}`)
 	case "vm.create":
 		return f.create(body)
 	case "vm.add-net":
 		return f.addNet(body, files[0])
 	case "vm.boot":
-		f.state = "Running"
-		f.event("vm", "booted", "")
-		return 204, nil
+		return f.boot()
 	case "vm.info":
+		if f.vm == nil {
+			return 404, errorBody("Error from API", "The VM info is not available", "VM is not created")
+		}
 		return 200, []byte(`{"state":"` + f.state + `","config":{}}`)
 	case "vm.pause", "vm.resume":
 		next := map[string]string{"vm.pause": "Paused", "vm.resume": "Running"}[path]
 		if f.state == next {
-			return 500, errorBody("Error from API", "invalid VM state transition")
+			return 500, errorBody("Error from API", "The VM could not be paused", "Cannot pause VM",
+				"Failed to pause migratable component", "Invalid transition: InvalidStateTransition("+next+", "+next+")")
 		}
 		f.state = next
 		return 204, nil
 	case "vm.remove-device":
 		var r api.Removal
 		_ = json.Unmarshal(body, &r)
+		if !f.nics[r.Id] {
+			return 500, errorBody("Error from API", "The device could not be removed from the VM", "Error from device manager",
+				"Failed to find device corresponding to the given identifier: "+r.Id)
+		}
 		if f.mode == "guest keeps the device" {
 			return 204, nil
 		}
+		delete(f.nics, r.Id)
 		time.AfterFunc(50*time.Millisecond, func() { f.event("vm", "device-removed", r.Id) })
 		return 204, nil
 	case "vmm.shutdown":
-		return 204, nil
+		return 200, nil
 	}
 	return 404, errorBody("Not Found")
 }
@@ -287,19 +326,30 @@ func (f *fakeVMM) create(body []byte) (int, []byte) {
 		return 400, errorBody(err.Error())
 	}
 	if f.vm != nil {
-		return 500, errorBody("Error from API", "VM is already created")
+		return 500, errorBody("Error from API", "The VM could not be created", "VM is already created")
 	}
 	console, err := os.Create(vm.Console.File)
 	if err != nil {
 		return 500, errorBody("Error creating console device", err.Error())
 	}
-	guest, err := net.Listen("unix", vm.Vsock.Socket)
-	if err != nil {
-		return 500, errorBody(err.Error())
-	}
 	f.vm, f.console, f.state = &vm, console, "Created"
+	return 204, nil
+}
+
+// boot is when the devices are made, the vsock device's socket among them.
+func (f *fakeVMM) boot() (int, []byte) {
+	if f.vm == nil {
+		return 404, errorBody("Error from API", "The VM could not boot", "VM config is missing")
+	}
+	f.event("vm", "booting", "")
+	guest, err := net.Listen("unix", f.vm.Vsock.Socket)
+	if err != nil {
+		return 500, errorBody("Error from API", "The VM could not boot", err.Error())
+	}
+	f.state = "Running"
 	_, _ = f.console.WriteString("guest says hello\n")
 	go f.guest(guest)
+	f.event("vm", "booted", "")
 	return 204, nil
 }
 
@@ -310,15 +360,28 @@ func (f *fakeVMM) addNet(body []byte, tap *os.File) (int, []byte) {
 	}
 	var n api.NIC
 	_ = json.Unmarshal(body, &n)
+	if f.nics[n.Id] {
+		return 500, errorBody("Error from API", "The network device could not be added to the VM",
+			"Identifier "+n.Id+" is not unique")
+	}
+	f.nics[n.Id] = true
 	if f.state == "Created" {
 		return 204, nil
 	}
 	return 200, []byte(`{"id":"` + n.Id + `","bdf":"0000:00:05.0"}`)
 }
 
+// powerOff is the guest's end, after which the hypervisor waits to be asked.
+func (f *fakeVMM) powerOff() {
+	f.off = true
+	f.event("vm", "shutdown", "")
+}
+
 // end is the orderly end of the hypervisor.
 func (f *fakeVMM) end() {
-	f.event("vm", "shutdown", "")
+	if !f.off {
+		f.event("vm", "shutdown", "")
+	}
 	f.event("vm", "deleted", "")
 	f.event("vmm", "shutdown", "")
 	if f.mode != "lingers" {
@@ -343,6 +406,9 @@ func (f *fakeVMM) guest(l net.Listener) {
 		}
 		switch port {
 		case portPowerOff:
+			f.powerOff()
+		case portFault:
+			fmt.Fprintln(os.Stderr, "thread 'vcpu0' panicked")
 			f.end()
 		case portPanic:
 			f.event("guest", "panic", "")
@@ -357,7 +423,7 @@ func (f *fakeVMM) guest(l net.Listener) {
 				_, _ = fmt.Fprintf(f.console, "line %d of a guest that prints without end\n", i)
 			}
 			_, _ = f.console.WriteString("last words\n")
-			f.end()
+			f.powerOff()
 		case portGarbage:
 			_, _ = f.events.WriteString("}}}")
 		case portHugeEvent:

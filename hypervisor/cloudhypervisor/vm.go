@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"sync"
 	"time"
 
@@ -15,6 +14,8 @@ import (
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/hybridvsock"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmm"
+	"github.com/nanoclaw/nanoclaw/internal/process"
 )
 
 const (
@@ -31,35 +32,33 @@ const (
 // then for those that read its pipes.
 type vm struct {
 	dir     string
-	cmd     *exec.Cmd
+	process *process.Process
 	client  *client
-	stderr  tail
-	console *console
+	console *vmm.Console
 	events  *os.File
 	output  *os.File
 
 	mu      sync.Mutex
 	cause   hypervisor.Cause // the first that was seen, or ""
-	fault   error            // why the events could not be read on
+	fault   error            // what of the VMM's own failed
 	ending  *time.Timer      // kills a VMM that outlives its VM
 	removed map[string]chan struct{}
 
-	gone chan struct{} // closed when the process was reaped
 	done chan struct{} // closed when nothing is left
 	exit hypervisor.Exit
 }
 
 var _ hypervisor.VM = (*vm)(nil)
 
-func newVM(c hypervisor.Config, con *console, events, output *os.File) *vm {
+func newVM(c hypervisor.Config, p *process.Process, con *vmm.Console, events, output *os.File) *vm {
 	return &vm{
 		dir:     c.Dir,
+		process: p,
 		client:  newClient(apiSocket(c.Dir)),
 		console: con,
 		events:  events,
 		output:  output,
 		removed: map[string]chan struct{}{},
-		gone:    make(chan struct{}),
 		done:    make(chan struct{}),
 	}
 }
@@ -70,23 +69,22 @@ func (v *vm) supervise() {
 	readers.Go(func() {
 		if err := readEvents(v.events, v.onEvent); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			v.setFault(err)
-			v.cmdKill()
+			v.process.Kill()
 		}
 	})
-	readers.Go(func() { v.console.copy(v.output) })
+	readers.Go(func() { v.console.Copy(v.output) })
 	go func() {
-		waited := v.cmd.Wait()
+		<-v.process.Done()
 		at := time.Now()
-		close(v.gone)
 		deadline := at.Add(drainTime)
 		_ = v.events.SetReadDeadline(deadline)
 		_ = v.output.SetReadDeadline(deadline)
 		readers.Wait()
 		_ = v.events.Close()
 		_ = v.output.Close()
-		_ = v.console.file.Close()
+		_ = v.console.Close()
 		removeSockets(v.dir)
-		v.exit = v.verdict(waited, at)
+		v.exit = v.verdict(at)
 		close(v.done)
 	}()
 }
@@ -98,18 +96,23 @@ func (v *vm) onEvent(e event) {
 	switch e.Source + "/" + e.Event {
 	case "guest/panic":
 		v.setCause(hypervisor.CausePanic)
-		v.cmdKill()
+		v.process.Kill()
 	case "vm/rebooting":
 		v.setCause(hypervisor.CauseReset)
-		v.cmdKill()
+		v.process.Kill()
 	case "vm/shutdown":
-		// Asked for by the guest, or by Stop, which has said so by now.
-		v.setCause(hypervisor.CauseGuest)
 		v.mu.Lock()
+		asked := v.cause != ""
 		if v.ending == nil {
-			v.ending = time.AfterFunc(afterlife, v.cmdKill)
+			v.ending = time.AfterFunc(afterlife, v.process.Kill)
 		}
 		v.mu.Unlock()
+		if !asked {
+			go v.poweredOff()
+		}
+	case "vm/deleted":
+		// Of a guest that powered itself off, the cause is known by now.
+		v.setFault(errors.New("cloud-hypervisor ended its VM by itself, as it does after a fault in one of its threads"))
 	case "vm/device-removed":
 		v.mu.Lock()
 		if c, ok := v.removed[e.Properties["id"]]; ok {
@@ -117,6 +120,21 @@ func (v *vm) onEvent(e event) {
 			close(c)
 		}
 		v.mu.Unlock()
+	}
+}
+
+// poweredOff finds out why the VM was shut down without our asking. A hypervisor
+// whose guest powered itself off goes on answering until it is told to end; one
+// that ends after a fault, or at a signal, does not answer any more.
+func (v *vm) poweredOff() {
+	ctx, cancel := v.living(context.Background())
+	defer cancel()
+	if _, err := v.client.state(ctx); err != nil {
+		return
+	}
+	v.setCause(hypervisor.CauseGuest)
+	if err := v.client.shutdown(ctx); err != nil {
+		v.process.Kill()
 	}
 }
 
@@ -139,7 +157,7 @@ func (v *vm) setFault(err error) {
 
 // verdict says how a VM ended whose process is gone. The exit code alone means
 // nothing: the hypervisor exits with 0 after faults of its own threads, too.
-func (v *vm) verdict(waited error, at time.Time) hypervisor.Exit {
+func (v *vm) verdict(at time.Time) hypervisor.Exit {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.ending != nil {
@@ -148,24 +166,18 @@ func (v *vm) verdict(waited error, at time.Time) hypervisor.Exit {
 	if v.cause != "" && v.cause != hypervisor.CauseFailed {
 		return hypervisor.Exit{Cause: v.cause, At: at}
 	}
-	detail := "cloud-hypervisor ended unasked"
-	switch {
-	case v.fault != nil:
+	detail := v.process.Failure().Error()
+	if v.fault != nil {
 		detail = v.fault.Error()
-	case waited != nil:
-		detail = fmt.Sprintf("cloud-hypervisor: %v", waited)
-	}
-	if words := v.stderr.String(); words != "" {
-		detail += ": " + words
+		if words := v.process.Words(); words != "" {
+			detail += ": " + words
+		}
 	}
 	return hypervisor.Exit{Cause: hypervisor.CauseFailed, Detail: detail, At: at}
 }
 
-// cmdKill ends the process by force. It does nothing to one that is gone.
-func (v *vm) cmdKill() { _ = v.cmd.Process.Kill() }
-
 // PID is part of hypervisor.VM.
-func (v *vm) PID() int { return v.cmd.Process.Pid }
+func (v *vm) PID() int { return v.process.PID() }
 
 // Dial is part of hypervisor.VM. The device itself keeps the connection waiting
 // while the guest boots.
@@ -178,7 +190,7 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 
 // AddNIC is part of hypervisor.VM.
 func (v *vm) AddNIC(ctx context.Context, n hypervisor.NIC) error {
-	if err := checkNIC(n); err != nil {
+	if err := errors.Join(vmm.CheckNIC(n), checkMTU(n)); err != nil {
 		return err
 	}
 	return v.call(ctx, func(ctx context.Context) error {
@@ -189,8 +201,8 @@ func (v *vm) AddNIC(ctx context.Context, n hypervisor.NIC) error {
 // RemoveNIC is part of hypervisor.VM. It returns when the guest has let the NIC
 // go and its id may be used again.
 func (v *vm) RemoveNIC(ctx context.Context, id string) error {
-	if !validNIC.MatchString(id) {
-		return fmt.Errorf("invalid NIC id %q", id)
+	if err := vmm.CheckNICID(id); err != nil {
+		return err
 	}
 	gone := make(chan struct{})
 	v.mu.Lock()
@@ -252,7 +264,7 @@ func (v *vm) living(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		select {
-		case <-v.gone:
+		case <-v.process.Done():
 			cancel()
 		case <-ctx.Done():
 		}
@@ -269,7 +281,7 @@ func (v *vm) stopped(err error) error {
 	for _, sign := range []error{io.EOF, io.ErrUnexpectedEOF, unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE, unix.ENOENT} {
 		if errors.Is(err, sign) {
 			select {
-			case <-v.gone:
+			case <-v.process.Done():
 			case <-time.After(reapTime):
 			}
 			break
@@ -284,7 +296,7 @@ func (v *vm) stopped(err error) error {
 // ended reports whether the VM has ended or is about to.
 func (v *vm) ended() bool {
 	select {
-	case <-v.gone:
+	case <-v.process.Done():
 		return true
 	default:
 	}
@@ -297,21 +309,16 @@ func (v *vm) ended() bool {
 func (v *vm) Stop(ctx context.Context) error {
 	v.setCause(hypervisor.CauseStopped)
 	if err := v.client.shutdown(ctx); err != nil {
-		v.cmdKill()
+		v.process.Kill()
 	}
-	select {
-	case <-v.done:
-	case <-ctx.Done():
-		v.cmdKill()
-		<-v.done
-	}
+	vmm.Await(ctx, v.done, v.process.Kill)
 	return nil
 }
 
 // Kill is part of hypervisor.VM.
 func (v *vm) Kill() {
 	v.setCause(hypervisor.CauseStopped)
-	v.cmdKill()
+	v.process.Kill()
 }
 
 // Done is part of hypervisor.VM.

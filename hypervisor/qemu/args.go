@@ -2,14 +2,13 @@ package qemu
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmm"
 )
 
 // descriptors are the numbers under which QEMU inherits what it is given.
@@ -23,75 +22,15 @@ type descriptors struct {
 // must be there from the start, and each costs a little of every boot.
 const sparePorts = 4
 
-// maxCmdline is the kernel's own bound, without the terminating zero.
-const maxCmdline = 2047
-
-const (
-	maxDirPath = 60
-	minCID     = 3
-	pageSize   = 2 << 20
-)
-
-var (
-	validID  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
-	validNIC = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
-	// validTag is what fits the device and needs no quoting.
-	validTag = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,36}$`)
-)
+// validID is what needs no quoting in QEMU's options.
+var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 
 // check refuses what QEMU would misread or refuse later in worse words.
-func check(c hypervisor.Config) error {
-	for what, path := range map[string]string{"folder": c.Dir, "kernel": c.Kernel, "image": c.Image} {
-		if !filepath.IsAbs(path) {
-			return fmt.Errorf("the path of the %s is not absolute: %q", what, path)
-		}
-	}
-	switch {
-	case !validID.MatchString(c.ID):
+func check(accel Accel, c hypervisor.Config) error {
+	if !validID.MatchString(c.ID) {
 		return fmt.Errorf("invalid VM id %q", c.ID)
-	case len(c.Dir) > maxDirPath:
-		return fmt.Errorf("the VM's folder has a path of %d bytes, more than %d: %s", len(c.Dir), maxDirPath, c.Dir)
-	case c.CPUs < 1:
-		return fmt.Errorf("%d CPUs", c.CPUs)
-	case c.Memory < pageSize || c.Memory%pageSize != 0:
-		return fmt.Errorf("%d bytes of memory are not a multiple of 2 MiB", c.Memory)
-	case c.CID < minCID:
-		return fmt.Errorf("vsock context id %d is reserved", c.CID)
-	case c.FSSocket != "" && !validTag.MatchString(c.FSTag):
-		return fmt.Errorf("invalid mount tag %q", c.FSTag)
 	}
-	for _, word := range c.Cmdline {
-		// A blank would make two parameters of one.
-		if word == "" || strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-			return fmt.Errorf("invalid kernel parameter %q", word)
-		}
-	}
-	if n := len(cmdline(TCG, c)); n > maxCmdline {
-		return fmt.Errorf("a kernel command line of %d bytes, more than %d", n, maxCmdline)
-	}
-	seen := map[string]bool{}
-	for _, n := range c.NICs {
-		if err := checkNIC(n); err != nil {
-			return err
-		}
-		if seen[n.ID] {
-			return fmt.Errorf("two NICs are called %q", n.ID)
-		}
-		seen[n.ID] = true
-	}
-	return nil
-}
-
-func checkNIC(n hypervisor.NIC) error {
-	switch {
-	case !validNIC.MatchString(n.ID):
-		return fmt.Errorf("invalid NIC id %q", n.ID)
-	case len(n.MAC) != 6:
-		return fmt.Errorf("NIC %s: invalid MAC address %q", n.ID, n.MAC)
-	case n.Tap == nil:
-		return errors.New("NIC " + n.ID + " has no tap")
-	}
-	return nil
+	return vmm.Check(c, cmdline(accel, c))
 }
 
 // arguments returns QEMU's command line. Values that the caller chose are either

@@ -5,14 +5,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmtest"
 )
 
 // TestMain makes this binary three programs: the tests, the guest's PID 1, and
 // the fakes that the unit tests run in place of QEMU and its vsock device.
 func TestMain(m *testing.M) {
-	if os.Getpid() == 1 && os.Getenv("nanoclaw_test_guest") != "" {
-		guestMain()
-	}
+	vmtest.Guest()
 	if behaviour, ok := strings.CutPrefix(filepath.Base(os.Args[0]), fakePrefix); ok {
 		os.Exit(fake(behaviour))
 	}

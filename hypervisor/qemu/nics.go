@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmm"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu/internal/qmp"
 )
 
@@ -115,7 +116,7 @@ func (s *nics) deleted(data json.RawMessage) {
 // AddNIC is part of hypervisor.VM. There is room for sparePorts more than at
 // the start.
 func (v *vm) AddNIC(ctx context.Context, n hypervisor.NIC) error {
-	if err := checkNIC(n); err != nil {
+	if err := vmm.CheckNIC(n); err != nil {
 		return fmt.Errorf("plug NIC: %w", err)
 	}
 	slot, err := v.nics.reserve(n.ID)
@@ -184,7 +185,7 @@ func (v *vm) unplug(ctx context.Context, id string, n *nic) error {
 	}
 	select {
 	case <-n.gone:
-	case <-v.qemu.done:
+	case <-v.qemu.Done():
 		return hypervisor.ErrStopped
 	case <-ctx.Done():
 		return fmt.Errorf("the guest has not given it up: %w", ctx.Err())

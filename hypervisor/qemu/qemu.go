@@ -28,7 +28,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmm"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu/internal/qmp"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/process"
 )
 
 // Accel is how QEMU runs the guest's instructions.
@@ -76,10 +79,10 @@ const vsockControl = "vu.sock"
 
 // Start is part of hypervisor.Hypervisor.
 func (q *QEMU) Start(ctx context.Context, c hypervisor.Config) (hypervisor.VM, error) {
-	if err := check(c); err != nil {
+	if err := check(q.options.Accel, c); err != nil {
 		return nil, fmt.Errorf("start qemu: %w", err)
 	}
-	if err := checkKernel(c.Kernel); err != nil {
+	if err := hypervisor.CheckKernel(c.Kernel); err != nil {
 		return nil, fmt.Errorf("start qemu: %w", err)
 	}
 	if c.StartProcess == nil {
@@ -95,24 +98,28 @@ func (q *QEMU) Start(ctx context.Context, c hypervisor.Config) (hypervisor.VM, e
 // start starts both processes. Whatever it has acquired is on the undo stack
 // until the supervisor owns it.
 func (q *QEMU) start(ctx context.Context, c hypervisor.Config) (_ *vm, err error) {
-	var undo stack
-	defer undo.run()
+	var undo cleanup.Stack
+	defer func() { err = errors.Join(err, undo.Run()) }()
 	// QEMU holds duplicates of these once it runs.
-	var lent stack
-	defer lent.run()
+	var lent cleanup.Stack
+	defer func() { err = errors.Join(err, lent.Run()) }()
 
-	con, err := openConsole(c.Console)
+	con, err := vmm.OpenConsole(c.Console)
 	if err != nil {
 		return nil, err
 	}
-	undo.push(func() { _ = con.file.Close() })
+	undo.Add("close the console's file", con.Close)
 
 	vsock, vsockConn, err := q.startVsock(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	undo.push(func() { <-vsock.killed(); removeSockets(c.Dir) })
-	lent.push(func() { _ = vsockConn.Close() })
+	undo.Add("stop the vsock device", func() error {
+		<-vsock.Killed()
+		removeSockets(c.Dir)
+		return nil
+	})
+	lent.Add("close the vsock device's connection", vsockConn.Close)
 
 	cmd := exec.Command(q.options.Binary)
 	cmd.Dir = "/"
@@ -127,51 +134,62 @@ func (q *QEMU) start(ctx context.Context, c hypervisor.Config) (_ *vm, err error
 		if err != nil {
 			return nil, fmt.Errorf("connect to the share's daemon: %w", err)
 		}
-		lent.push(func() { _ = fs.Close() })
+		lent.Add("close the connection to the share's daemon", fs.Close)
 		fds.fs = pass(fs)
 	}
 	monitor, monitorEnd, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	undo.push(func() { _ = monitor.Close() })
-	lent.push(func() { _ = monitorEnd.Close() })
+	undo.Add("close the monitor", func() error {
+		// Its client closes it, too.
+		if err := monitor.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	lent.Add("close qemu's end of the monitor", monitorEnd.Close)
 	fds.qmp = pass(monitorEnd)
 	output, outputEnd, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	undo.push(func() { _ = output.Close() })
-	lent.push(func() { _ = outputEnd.Close() })
+	undo.Add("close the console", output.Close)
+	lent.Add("close qemu's end of the console", outputEnd.Close)
 	fds.console = pass(outputEnd)
 	for _, n := range c.NICs {
 		fds.taps = append(fds.taps, pass(n.Tap))
 	}
 	cmd.Args = append(cmd.Args, arguments(q.options.Accel, c, fds)...)
 
-	qemu, err := startProcess(c.StartProcess, "qemu", cmd)
+	qemu, err := process.Start(c.StartProcess, "qemu", cmd)
 	if err != nil {
 		return nil, err
 	}
-	undo.push(func() { <-qemu.killed() })
+	undo.Add("stop qemu", func() error {
+		<-qemu.Killed()
+		return nil
+	})
 	// QEMU's end of a socket must be QEMU's alone, or its death would go unseen.
-	lent.run()
+	if err := lent.Run(); err != nil {
+		return nil, err
+	}
 	v := newVM(c, qemu, vsock)
-	v.output, v.copied = output, make(chan struct{})
+	v.output, v.console, v.copied = output, con, make(chan struct{})
 	go func() {
 		defer close(v.copied)
-		con.copy(output)
+		con.Copy(output)
 	}()
 	// The greeting comes when every device was made and the guest runs.
 	v.monitor, err = qmp.Connect(ctx, monitor, v.handle)
 	if err != nil {
 		if ctx.Err() == nil {
-			<-qemu.killed()
-			err = errors.Join(err, qemu.failure())
+			<-qemu.Killed()
+			err = errors.Join(err, qemu.Failure())
 		}
 		return nil, err
 	}
-	undo.release()
+	undo.Release()
 	go v.supervise()
 	return v, nil
 }
@@ -181,7 +199,7 @@ const vsockStartTimeout = 10 * time.Second
 
 // startVsock starts the VM's vsock device and connects to it. The connection is
 // for QEMU, which then needs neither a path nor a second try.
-func (q *QEMU) startVsock(ctx context.Context, c hypervisor.Config) (*process, *os.File, error) {
+func (q *QEMU) startVsock(ctx context.Context, c hypervisor.Config) (*process.Process, *os.File, error) {
 	removeSockets(c.Dir)
 	control := filepath.Join(c.Dir, vsockControl)
 	cmd := exec.Command(q.options.VsockBinary,
@@ -190,7 +208,7 @@ func (q *QEMU) startVsock(ctx context.Context, c hypervisor.Config) (*process, *
 		"--uds-path="+hypervisor.VsockPath(c.Dir))
 	cmd.Dir = "/"
 	cmd.Env = []string{"LANG=C"}
-	p, err := startProcess(c.StartProcess, "vhost-device-vsock", cmd)
+	p, err := process.Start(c.StartProcess, "vhost-device-vsock", cmd)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -198,9 +216,9 @@ func (q *QEMU) startVsock(ctx context.Context, c hypervisor.Config) (*process, *
 	defer cancel()
 	conn, err := dialStarting(ctx, control, p)
 	if err != nil {
-		<-p.killed()
+		<-p.Killed()
 		removeSockets(c.Dir)
-		return nil, nil, errors.Join(fmt.Errorf("connect to vhost-device-vsock: %w", err), p.failure())
+		return nil, nil, errors.Join(fmt.Errorf("connect to vhost-device-vsock: %w", err), p.Failure())
 	}
 	_ = os.Remove(control)
 	return p, conn, nil
@@ -209,7 +227,7 @@ func (q *QEMU) startVsock(ctx context.Context, c hypervisor.Config) (*process, *
 // dialStarting connects to the socket of a process that is still starting. The
 // daemon cannot be given a socket that listens already, nor does it say when
 // it listens, so this asks every few milliseconds.
-func dialStarting(ctx context.Context, path string, p *process) (*os.File, error) {
+func dialStarting(ctx context.Context, path string, p *process.Process) (*os.File, error) {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -226,7 +244,7 @@ func dialStarting(ctx context.Context, path string, p *process) (*os.File, error
 		}
 		select {
 		case <-tick.C:
-		case <-p.done:
+		case <-p.Done():
 			return nil, errors.New("it ended at once")
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -268,19 +286,3 @@ func removeSockets(dir string) {
 	_ = os.Remove(hypervisor.VsockPath(dir))
 	_ = os.Remove(filepath.Join(dir, vsockControl))
 }
-
-// stack is a stack of releases.
-type stack []func()
-
-func (s *stack) push(f func()) { *s = append(*s, f) }
-
-// run runs the releases, newest first, once.
-func (s *stack) run() {
-	for i := len(*s) - 1; i >= 0; i-- {
-		(*s)[i]()
-	}
-	*s = nil
-}
-
-// release forgets the releases: somebody else owns what they release.
-func (s *stack) release() { *s = nil }

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
@@ -15,31 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmtest"
+	"github.com/nanoclaw/nanoclaw/internal/process"
 )
-
-// fakeKernel writes an ELF file that is nothing but a PVH note.
-func fakeKernel(t *testing.T, path string) {
-	t.Helper()
-	le := binary.LittleEndian
-	n := note("Xen\x00", pvhEntry, "\x00\x00\x00\x01")
-	b := make([]byte, 64+56)
-	copy(b, "\x7fELF\x02\x01\x01")
-	le.PutUint16(b[16:], 2)  // executable
-	le.PutUint16(b[18:], 62) // x86-64
-	le.PutUint32(b[20:], 1)
-	le.PutUint64(b[32:], 64) // program headers
-	le.PutUint16(b[52:], 64)
-	le.PutUint16(b[54:], 56)
-	le.PutUint16(b[56:], 1)
-	le.PutUint16(b[58:], 64)
-	le.PutUint32(b[64:], 4) // note
-	le.PutUint64(b[64+8:], uint64(len(b)))
-	le.PutUint64(b[64+32:], uint64(len(n)))
-	le.PutUint64(b[64+40:], uint64(len(n)))
-	if err := os.WriteFile(path, append(b, n...), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // bench starts VMs of the fakes, and knows every process that was started.
 type bench struct {
@@ -62,7 +39,7 @@ func newBench(t *testing.T, qemu, vsock string) *bench {
 	b.driver = New(Options{Binary: fakeBinary(t, qemu), VsockBinary: fakeBinary(t, vsock), Accel: TCG})
 	b.config.Dir = dir
 	b.config.Kernel = filepath.Join(dir, "vmlinux")
-	fakeKernel(t, b.config.Kernel)
+	vmtest.FakeKernel(t, b.config.Kernel)
 	b.config.StartProcess = func(cmd *exec.Cmd) error {
 		err := cmd.Start()
 		if err == nil {
@@ -193,7 +170,7 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v, want %q", err, c.want)
 			}
-			if len(err.Error()) > 2*maxDetail {
+			if len(err.Error()) > 2*process.MaxWords {
 				t.Errorf("the error has %d bytes", len(err.Error()))
 			}
 			b.nothingLeft()

@@ -13,7 +13,9 @@ import (
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/hybridvsock"
+	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmm"
 	"github.com/nanoclaw/nanoclaw/hypervisor/qemu/internal/qmp"
+	"github.com/nanoclaw/nanoclaw/internal/process"
 )
 
 // endGrace is how long QEMU may take to end after it said that it will, or
@@ -27,9 +29,10 @@ const dialInterval = 20 * time.Millisecond
 // their end.
 type vm struct {
 	dir     string
-	qemu    *process
-	vsock   *process
+	qemu    *process.Process
+	vsock   *process.Process
 	output  *net.UnixConn // of the guest's console
+	console *vmm.Console  // where it goes
 	copied  chan struct{} // closed when all of output was copied
 	monitor *qmp.Client
 	nics    nics
@@ -44,7 +47,7 @@ type vm struct {
 
 var _ hypervisor.VM = (*vm)(nil)
 
-func newVM(c hypervisor.Config, qemu, vsock *process) *vm {
+func newVM(c hypervisor.Config, qemu, vsock *process.Process) *vm {
 	v := &vm{
 		dir:   c.Dir,
 		qemu:  qemu,
@@ -59,20 +62,20 @@ func newVM(c hypervisor.Config, qemu, vsock *process) *vm {
 func (v *vm) supervise() {
 	vsockFailed := false
 	select {
-	case <-v.qemu.done:
-	case <-v.vsock.done:
+	case <-v.qemu.Done():
+	case <-v.vsock.Done():
 		// Said before QEMU notices: its VM would go on without a way to the guest.
-		vsockFailed = !v.qemu.ended()
+		vsockFailed = !v.qemu.Ended()
 	case <-v.monitor.Done():
 		// Without its monitor a VM cannot be stopped in order; usually it is ending.
 		v.killAfterGrace()
 	}
 	if vsockFailed {
-		v.qemu.kill()
+		v.qemu.Kill()
 	}
-	<-v.qemu.done
+	<-v.qemu.Done()
 	v.drain()
-	<-v.vsock.killed()
+	<-v.vsock.Killed()
 	removeSockets(v.dir)
 	v.exit = v.verdict(vsockFailed)
 	close(v.done)
@@ -90,6 +93,8 @@ func (v *vm) drain() {
 	v.monitor.Close()
 	_ = v.output.SetReadDeadline(time.Now().Add(time.Second))
 	<-v.copied
+	// Nothing can be done about either, and nothing is lost.
+	_, _ = v.output.Close(), v.console.Close()
 }
 
 // killAfterGrace kills a QEMU that does not end by itself.
@@ -99,8 +104,8 @@ func (v *vm) killAfterGrace() {
 		defer t.Stop()
 		select {
 		case <-t.C:
-			v.qemu.kill()
-		case <-v.qemu.done:
+			v.qemu.Kill()
+		case <-v.qemu.Done():
 		}
 	}()
 }
@@ -117,9 +122,9 @@ func (v *vm) verdict(vsockFailed bool) hypervisor.Exit {
 	case v.stopping:
 		e.Cause = hypervisor.CauseStopped
 	case vsockFailed:
-		e.Cause, e.Detail = hypervisor.CauseFailed, v.vsock.failure().Error()
+		e.Cause, e.Detail = hypervisor.CauseFailed, v.vsock.Failure().Error()
 	default:
-		e.Cause, e.Detail = hypervisor.CauseFailed, v.qemu.failure().Error()
+		e.Cause, e.Detail = hypervisor.CauseFailed, v.qemu.Failure().Error()
 	}
 	return e
 }
@@ -168,7 +173,7 @@ func (v *vm) guestEnded(c hypervisor.Cause) {
 }
 
 // PID is part of hypervisor.VM.
-func (v *vm) PID() int { return v.qemu.pid() }
+func (v *vm) PID() int { return v.qemu.PID() }
 
 // Done is part of hypervisor.VM.
 func (v *vm) Done() <-chan struct{} { return v.done }
@@ -189,7 +194,7 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	defer cancel()
 	go func() {
 		select {
-		case <-v.qemu.done:
+		case <-v.qemu.Done():
 			cancel()
 		case <-ctx.Done():
 		}
@@ -224,7 +229,7 @@ func (v *vm) command(ctx context.Context, name string, args any) error {
 
 // stopped marks errors that come from the VM's end.
 func (v *vm) stopped(err error) error {
-	if err != nil && (v.qemu.ended() || errors.Is(err, qmp.ErrClosed)) {
+	if err != nil && (v.qemu.Ended() || errors.Is(err, qmp.ErrClosed)) {
 		return fmt.Errorf("%w: %w", hypervisor.ErrStopped, err)
 	}
 	return err
@@ -234,21 +239,16 @@ func (v *vm) stopped(err error) error {
 func (v *vm) Stop(ctx context.Context) error {
 	v.setStopping()
 	if err := v.monitor.Execute(ctx, "quit", nil); err != nil {
-		v.qemu.kill()
+		v.qemu.Kill()
 	}
-	select {
-	case <-v.done:
-	case <-ctx.Done():
-		v.qemu.kill()
-		<-v.done
-	}
+	vmm.Await(ctx, v.done, v.qemu.Kill)
 	return nil
 }
 
 // Kill is part of hypervisor.VM.
 func (v *vm) Kill() {
 	v.setStopping()
-	v.qemu.kill()
+	v.qemu.Kill()
 }
 
 func (v *vm) setStopping() {

@@ -67,7 +67,7 @@ func decode(line []byte) (Record, error) {
 	if !isHash(r.Prev) || r.Seq == 0 {
 		return Record{}, errShape
 	}
-	r.Hash = string(hash)
+	r.Hash, r.line = string(hash), bytes.Clone(line)
 	if chain(r.Prev, full) != r.Hash {
 		return Record{}, errHash
 	}

@@ -55,7 +55,7 @@ func NewLog(o Options) *Log {
 	return &Log{o: o}
 }
 
-// Append writes the records, gives each its number, boot and hashes, and returns
+// Append writes the records, which come from NewRecord, gives each its number, boot and hashes, and returns
 // when they are on the disk. On an error none of them was written, or it is not
 // known; they are counted, and the count is recorded when that is possible again.
 func (l *Log) Append(records ...Record) error {

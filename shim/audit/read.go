@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Each calls f with every record in dir, oldest first, until f returns an error.
@@ -20,6 +21,35 @@ func Each(dir string, f func(*Record) error) error {
 		}
 	}
 	return nil
+}
+
+// Violations counts, by container, the records of what containers were not
+// allowed to do. Files that were finished before since are not read.
+func Violations(dir string, since time.Time) (map[string]int, error) {
+	count := map[string]int{}
+	s, err := takeSnapshot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	for _, file := range s.files {
+		info, err := file.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("examine %s: %w", file.Name(), err)
+		}
+		if info.ModTime().Before(since) {
+			continue
+		}
+		if err := file.each(func(r *Record) error {
+			if r.Violation() {
+				count[r.Container]++
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return count, nil
 }
 
 func (f *snapshotFile) each(use func(*Record) error) error {

@@ -93,8 +93,8 @@ type Object struct {
 	Action string `json:"action,omitempty"`
 	// Exec is the engine's id of an exec.
 	Exec string `json:"exec,omitempty"`
-	// Source is a mount's source as it was asked for, Path what it is, or the
-	// file of another event.
+	// Source is a mount's source as it was asked for, Path what it resolved to
+	// where that differs, or the file of another event.
 	Source      string `json:"source,omitempty"`
 	Path        string `json:"path,omitempty"`
 	Destination string `json:"destination,omitempty"`
@@ -114,7 +114,7 @@ type Object struct {
 	// isolates nothing.
 	Hypervisor string `json:"hypervisor,omitempty"`
 	Emulated   bool   `json:"emulated,omitempty"`
-	// Mode is the policy's, where it is not "enforce".
+	// Mode is the policy's.
 	Mode string `json:"mode,omitempty"`
 	// Layer is where the rule came from.
 	Layer string `json:"layer,omitempty"`
@@ -152,7 +152,12 @@ type Record struct {
 	// Hash is the SHA-256 of Prev, as it is written, and the line without its
 	// hash.
 	Hash string `json:"-"`
+	// line is the record as it was read.
+	line []byte
 }
+
+// JSON is the record as it stands in the log, without the newline.
+func (r *Record) JSON() []byte { return r.line }
 
 // Violation reports whether a record is of something that a container was not
 // allowed to do, whether or not it was stopped.

@@ -174,19 +174,9 @@ func (r *Recorder) records(entries []Entry) []Record {
 	now := time.Now()
 	records := make([]Record, len(entries))
 	for i, e := range entries {
-		records[i] = r.record(now, clean(e))
+		records[i] = NewRecord(now, r.identity, e)
 	}
 	return records
-}
-
-func (r *Recorder) record(now time.Time, e Entry) Record {
-	return Record{
-		Time:      now,
-		Container: text(r.identity.Container, maxName),
-		Agent:     text(r.identity.Agent, maxName),
-		Policy:    text(r.identity.Policy, maxName),
-		Entry:     e,
-	}
 }
 
 // Close writes what was handed in and ends the recorder. Calling it again does
@@ -254,7 +244,7 @@ func (r *Recorder) write(batch []queued, drops bool) {
 	if drops {
 		r.mu.Lock()
 		if r.dropped > 0 {
-			records = append(records, r.record(time.Now(), Entry{Event: Lost, Object: &Object{
+			records = append(records, NewRecord(time.Now(), r.identity, Entry{Event: Lost, Object: &Object{
 				Action: ActionDropped, Count: r.dropped, Detail: "they came faster than the log takes them",
 			}}))
 			r.dropped = 0

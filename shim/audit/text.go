@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -105,6 +106,18 @@ func argv(args []string) []string {
 		out = append(out, a)
 	}
 	return out
+}
+
+// NewRecord makes a record of what a producer says, with every string bounded and
+// escaped. It still has no place in the chain: a Log gives it one.
+func NewRecord(at time.Time, id Identity, e Entry) Record {
+	return Record{
+		Time:      at,
+		Container: text(id.Container, maxName),
+		Agent:     text(id.Agent, maxName),
+		Policy:    text(id.Policy, maxName),
+		Entry:     clean(e),
+	}
 }
 
 // clean returns e with every string bounded and escaped.

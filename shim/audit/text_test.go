@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -100,9 +101,9 @@ func TestEveryEntryFitsALine(t *testing.T) {
 		var e Entry
 		fill(reflect.ValueOf(&e).Elem(), strings.Repeat(worst, 5000))
 		e.Event, e.Decision, e.Would = Network, Deny, Deny
-		r := Record{Prev: noHash, BootID: bootID(), Entry: clean(e)}
-		r.Container = text(strings.Repeat(worst, 5000), maxName)
-		r.Agent, r.Policy = r.Container, r.Container
+		all := strings.Repeat(worst, 5000)
+		r := NewRecord(time.Now(), Identity{Container: all, Agent: all, Policy: all}, e)
+		r.Seq, r.BootID, r.Prev = 1<<63, bootID(), noHash
 		line, err := encode(&r)
 		if err != nil {
 			t.Errorf("%q: %v", worst, err)

@@ -166,7 +166,7 @@ func takeSnapshot(dir string) (_ *snapshot, err error) {
 		opened.first = firstSeq(opened)
 	}
 	if len(s.files) == 0 {
-		return nil, fmt.Errorf("there is no audit log in %s: no file %s", dir, FileName)
+		return nil, fmt.Errorf("there is no audit log in %s: open %s: %w", dir, FileName, plain(unix.ENOENT))
 	}
 	slices.SortStableFunc(s.files, func(a, b *snapshotFile) int {
 		switch {
@@ -290,7 +290,11 @@ func (v *verifier) record(file string, n int, r *Record) {
 	case action == ActionPrune:
 		v.pruned[place{object.Last, object.SHA256}] = true
 	case r.Event == Lost && action != ActionTorn:
-		v.loss(file, n, "%d records of container %s were lost (%s): %s", object.Count, orNone(r.Container), action, object.Detail)
+		of := ""
+		if r.Container != "" {
+			of = " of container " + r.Container
+		}
+		v.loss(file, n, "%d records%s were lost (%s): %s", object.Count, of, action, object.Detail)
 	}
 	v.follows(file, n, r, action == ActionDamaged)
 	v.finished = action == ActionRotate
@@ -325,12 +329,16 @@ func (v *verifier) follows(file string, n int, r *Record, afterDamage bool) {
 	case r.Seq < want:
 		v.problem(file, n, "record %d stands after record %d: the lines were reordered, or one is there twice", r.Seq, v.at.seq)
 	case r.Seq > want && !afterDamage:
-		v.problem(file, n, "records %d to %d are missing before this line", want, r.Seq-1)
+		v.problem(file, n, "%s missing before this line", span(want, r.Seq-1))
 	case r.Prev != v.at.hash:
 		v.problem(file, n, "record %d does not follow the record before it: one of them was replaced", r.Seq)
 	}
-	v.at = place{r.Seq, r.Hash}
 	v.Records++
+	if v.Records > 1 && r.Seq <= v.at.seq {
+		// The chain goes on where it was.
+		return
+	}
+	v.at = place{r.Seq, r.Hash}
 	v.Newest, v.Until = Place{r.Seq, r.Hash}, r.Time
 }
 
@@ -371,13 +379,21 @@ func (v *verifier) checkHead(s *snapshot) {
 		v.problem(headName, 0, "%v", s.headErr)
 		return
 	case v.at.seq < v.head.Seq:
-		v.problem(FileName, 0, "records %d to %d are missing at the end", v.at.seq+1, v.head.Seq)
+		v.problem(FileName, 0, "%s missing at the end", span(v.at.seq+1, v.head.Seq))
 	case v.head.Seq > v.before.seq && !v.headPassed:
 		v.problem(headName, 0, "record %d is not the one that was written", v.head.Seq)
 	}
 	if v.head.Lost > 0 {
 		v.loss(headName, 0, "%d records could not be written, and no record says so yet", v.head.Lost)
 	}
+}
+
+// span is some records in words.
+func span(from, to uint64) string {
+	if from == to {
+		return fmt.Sprintf("record %d is", from)
+	}
+	return fmt.Sprintf("records %d to %d are", from, to)
 }
 
 func orNone(s string) string {

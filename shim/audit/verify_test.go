@@ -314,7 +314,9 @@ func FuzzVerify(f *testing.F) {
 			t.Fatal(err)
 		}
 		// A writer goes on after anything.
-		if err := NewLog(Options{Dir: dir, MaxSize: 1 << 20, Keep: 2}).Append(event("a", 9)); err != nil {
+		l := NewLog(Options{Dir: dir, MaxSize: 1 << 20, Keep: 2})
+		defer l.Close()
+		if err := l.Append(event("a", 9)); err != nil {
 			t.Fatal(err)
 		}
 		if after, err := Verify(dir, VerifyOptions{}); err != nil || !r.Intact() && after.Intact() {

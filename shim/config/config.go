@@ -49,6 +49,9 @@ type Config struct {
 	// RunDir holds one short-named folder per VM.
 	RunDir string `yaml:"run_dir"`
 
+	// Policy is the policy file: what containers may do. See LoadPolicy.
+	Policy string `yaml:"policy"`
+
 	// DefaultMemory is the guest's memory where the container has no limit.
 	DefaultMemory Size `yaml:"default_memory"`
 	// DefaultCPUs is the number of virtual CPUs where the container has no
@@ -57,6 +60,9 @@ type Config struct {
 
 	// BootTimeout bounds the time from the VMM's start to the agent's call.
 	BootTimeout Duration `yaml:"boot_timeout"`
+
+	// Audit is where it is recorded what containers do.
+	Audit Audit `yaml:"audit"`
 }
 
 // Size is a number of bytes, written as in Docker: 512m, 2g.
@@ -76,8 +82,10 @@ func Default() Config {
 		Virtiofsd:        "virtiofsd",
 		VhostDeviceVsock: "vhost-device-vsock",
 		RunDir:           "/run/nanoclaw",
+		Policy:           DefaultPolicy,
 		DefaultMemory:    2 << 30,
 		BootTimeout:      Duration(60 * time.Second),
+		Audit:            defaultAudit(),
 	}
 }
 
@@ -129,7 +137,7 @@ func (c *Config) validate() error {
 	default:
 		errs = append(errs, fmt.Errorf("hypervisor: %q is none of auto, cloud-hypervisor, qemu", c.Hypervisor))
 	}
-	for name, path := range map[string]string{"kernel": c.Kernel, "image": c.Image, "run_dir": c.RunDir} {
+	for name, path := range map[string]string{"kernel": c.Kernel, "image": c.Image, "run_dir": c.RunDir, "policy": c.Policy} {
 		if !filepath.IsAbs(path) {
 			errs = append(errs, fmt.Errorf("%s: %q is not an absolute path", name, path))
 		}
@@ -147,7 +155,7 @@ func (c *Config) validate() error {
 	if t := time.Duration(c.BootTimeout); t < time.Second || t > 10*time.Minute {
 		errs = append(errs, fmt.Errorf("boot_timeout: %s is not within 1s and 10m", t))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.Audit.validate())...)
 }
 
 // UnmarshalYAML reads a size with an optional unit b, k, m, g or t, in powers

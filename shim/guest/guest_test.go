@@ -277,17 +277,6 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-func FuzzPrintable(f *testing.F) {
-	f.Add("plain\ttext\n")
-	f.Add("\x1b[2J\x9b\u009b\x7f\xff")
-	f.Fuzz(func(t *testing.T, in string) {
-		out := guest.Printable(in)
-		if len(out) > len(in) || strings.ContainsAny(out, "\x1b\x07\x08\r\x7f\u009b") {
-			t.Fatalf("Printable(%q) = %q", in, out)
-		}
-	})
-}
-
 // frame is a message of the calls' connection: length, stream, type, flags.
 func frame(stream uint32, kind byte, payload []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(payload)))
@@ -328,4 +317,18 @@ func FuzzAgent(f *testing.F) {
 			t.Fatal("the end of the connection was not noticed")
 		}
 	})
+}
+
+// The runtime's words must be told from the agent's: they choose exit codes.
+func TestTheRuntimesWordsAreTold(t *testing.T) {
+	a, _ := connect(t, killer{err: status.Error(agent.RuntimeStatus, "exec: \"x\": permission denied")})
+	_, err := a.RPC().Kill(t.Context(), &agent.KillRequest{})
+	var said *guest.RuntimeError
+	if !errors.As(err, &said) || said.Error() != "exec: \"x\": permission denied" {
+		t.Errorf("got %v", err)
+	}
+	a, _ = connect(t, killer{err: errors.New("mount it: permission denied")})
+	if _, err := a.RPC().Kill(t.Context(), &agent.KillRequest{}); errors.As(err, &said) {
+		t.Errorf("the agent's own words are the runtime's: %v", err)
+	}
 }

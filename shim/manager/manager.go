@@ -23,9 +23,11 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/nanoclaw/nanoclaw/internal/version"
 	"github.com/nanoclaw/nanoclaw/shim/began"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
+	"github.com/nanoclaw/nanoclaw/shim/wording"
 )
 
 // Name is the runtime's name towards containerd.
@@ -34,6 +36,10 @@ const Name = "io.containerd.nanoclaw.v2"
 // configFile holds, in the bundle, the path of the configuration that "start"
 // was given: "delete" is not told.
 const configFile = "nanoclaw-config"
+
+// socketFile holds, in the bundle, the address at which the shim serves, for
+// "delete" to remove what a killed shim could not.
+const socketFile = "nanoclaw-socket"
 
 // childEnv marks the shim that serves, in its own mount namespace. Its value is
 // when "start" began, in nanoseconds since 1970.
@@ -52,6 +58,7 @@ func (Manager) Name() string { return Name }
 // Nothing may be written to standard output or standard error but the reply:
 // containerd reads both as one.
 func (Manager) Start(ctx context.Context, id string, opts shim.StartOpts) (_ shim.BootstrapParams, err error) {
+	defer func() { err = wording.Error(err) }()
 	// Version 2 is what every containerd from 1.7 on understands.
 	params := shim.BootstrapParams{Version: 2, Protocol: "ttrpc"}
 	ns, err := namespaces.NamespaceRequired(ctx)
@@ -81,6 +88,9 @@ func (Manager) Start(ctx context.Context, id string, opts shim.StartOpts) (_ shi
 			err = errors.Join(err, shim.RemoveSocket(address))
 		}
 	}()
+	if err := os.WriteFile(socketFile, []byte(address), 0o600); err != nil {
+		return params, fmt.Errorf("note the shim's address in the bundle: %w", err)
+	}
 	file, err := socket.File()
 	if err != nil {
 		return params, err
@@ -156,18 +166,17 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		return status, err
 	}
 	bundle := filepath.Join(filepath.Dir(cwd), id)
-	path, err := os.ReadFile(filepath.Join(bundle, configFile))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return status, err
-	}
-	cfg, err := config.Load(string(path))
+	left, err := sandbox.Destroy(bundle, ns, id)
 	if err != nil {
-		// A configuration that was broken meanwhile must not keep a VM alive.
-		log.G(ctx).WithError(err).Warn("the default run directory is cleaned")
-		cfg = config.Default()
-	}
-	if err := sandbox.Destroy(cfg, ns, id); err != nil {
 		return status, err
+	}
+	if left != nil {
+		if err := recordDeath(auditConfig(ctx, bundle), left); err != nil {
+			log.G(ctx).WithError(err).Error("the audit log lacks the end of the container")
+		}
+	}
+	if err := removeSocket(bundle); err != nil {
+		log.G(ctx).WithError(err).Warn("remove the socket of the dead shim")
 	}
 	if err := mount.UnmountRecursive(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH); err != nil {
 		log.G(ctx).WithError(err).Warn("unmount the bundle's root file system")
@@ -175,10 +184,36 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	return status, nil
 }
 
-// Info implements shim.Manager.
-func (m Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
-	return &types.RuntimeInfo{Name: m.Name(), Version: &types.RuntimeVersion{Version: Version}}, nil
+func removeSocket(bundle string) error {
+	address, err := os.ReadFile(filepath.Join(bundle, socketFile))
+	if err == nil {
+		err = shim.RemoveSocket(string(address))
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
-// Version is the project's.
-const Version = "0.1.0"
+// auditConfig is the audit log's part of the configuration, which may have been
+// broken since the container was started.
+func auditConfig(ctx context.Context, bundle string) config.Audit {
+	path, err := os.ReadFile(filepath.Join(bundle, configFile))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	var cfg config.Config
+	if err == nil {
+		cfg, err = config.Load(string(path))
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("the end of the container is recorded in the default audit log")
+		cfg = config.Default()
+	}
+	return cfg.Audit
+}
+
+// Info implements shim.Manager.
+func (m Manager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
+	return &types.RuntimeInfo{Name: m.Name(), Version: &types.RuntimeVersion{Version: version.Version}}, nil
+}

@@ -13,7 +13,6 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/vmcgroup"
 )
 
@@ -29,18 +28,32 @@ func newRundir(base, namespace, id string) rundir {
 	return rundir(filepath.Join(base, hex.EncodeToString(sum[:8])))
 }
 
+// baseFile is where a bundle says below which folder its container's run
+// directory is: the configuration may be another by the time of "delete".
+const baseFile = "nanoclaw-run-dir"
+
+func rememberBase(bundle, base string) error {
+	if err := os.WriteFile(filepath.Join(bundle, baseFile), []byte(base), 0o600); err != nil {
+		return fmt.Errorf("note the run directory in the bundle: %w", err)
+	}
+	return nil
+}
+
+// rememberedBase is empty where no sandbox was started.
+func rememberedBase(bundle string) (string, error) {
+	base, err := os.ReadFile(filepath.Join(bundle, baseFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the run directory from the bundle: %w", err)
+	}
+	return string(base), nil
+}
+
 func (d rundir) console() string { return filepath.Join(string(d), "console.log") }
 func (d rundir) record() string  { return filepath.Join(string(d), "vm.json") }
 
-// record is what "delete" must know when the shim is gone.
-type record struct {
-	ID     string `json:"id"`
-	Cgroup string `json:"cgroup"`
-}
-
 // make makes the folder. What a predecessor of the same name left is removed
 // first, as "delete" would.
-func (d rundir) make(r record) error {
+func (d rundir) make(info Info) error {
 	if err := d.destroy(); err != nil {
 		return err
 	}
@@ -50,11 +63,16 @@ func (d rundir) make(r record) error {
 	if err := os.Mkdir(string(d), 0o700); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
-	data, err := json.Marshal(r)
+	data, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(d.record(), data, 0o600); err != nil {
+	// Whole or not at all: Destroy could do nothing with a part of it.
+	part := d.record() + ".part"
+	if err := os.WriteFile(part, data, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("write the VM's record: %w", err), d.remove())
+	}
+	if err := os.Rename(part, d.record()); err != nil {
 		return errors.Join(fmt.Errorf("write the VM's record: %w", err), d.remove())
 	}
 	return nil
@@ -62,20 +80,14 @@ func (d rundir) make(r record) error {
 
 // destroy kills what the record names and removes the folder.
 func (d rundir) destroy() error {
-	data, err := os.ReadFile(d.record())
-	switch {
-	case err == nil:
-		var r record
-		if err := json.Unmarshal(data, &r); err != nil {
-			return fmt.Errorf("read the VM's record %s: %w", d.record(), err)
+	info, err := d.info()
+	if err != nil {
+		return err
+	}
+	if info != nil && info.Cgroup != "" {
+		if err := vmcgroup.Destroy(info.Cgroup, killPatience); err != nil {
+			return err
 		}
-		if r.Cgroup != "" {
-			if err := vmcgroup.Destroy(r.Cgroup, killPatience); err != nil {
-				return err
-			}
-		}
-	case !errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("read the VM's record: %w", err)
 	}
 	return d.remove()
 }
@@ -102,27 +114,6 @@ func (d rundir) remove() error {
 		}
 	}
 	return fmt.Errorf("%s still has mounts below it and is left as it is", d)
-}
-
-// consoleTail returns the last lines of the guest's console, at most 2 KiB of
-// printable text.
-func (d rundir) consoleTail() string {
-	const most = 2 << 10
-	f, err := os.Open(d.console())
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	buf := make([]byte, min(most, info.Size()))
-	n, err := f.ReadAt(buf, info.Size()-int64(len(buf)))
-	if err != nil && n == 0 {
-		return ""
-	}
-	return guest.Printable(string(buf[:n]))
 }
 
 // killPatience bounds how long a killed VM's processes may take to go. The

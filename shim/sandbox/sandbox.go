@@ -29,7 +29,8 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/api/stream"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/program"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
@@ -44,17 +45,25 @@ const guestCID = 3
 // goodbye is how long an orderly power-off may take.
 const goodbye = 5 * time.Second
 
+// aftermath is how much later than its virtiofsd a VM that ended first may be
+// seen to have ended.
+const aftermath = time.Second
+
 // Options describe a sandbox.
 type Options struct {
 	// Namespace and ID name it on this host.
 	Namespace, ID string
-	Config        config.Config
-	Hypervisor    hypervisor.Hypervisor
-	Launcher      *launch.Launcher
+	// Bundle is the first container's folder; Destroy is told no more than it.
+	Bundle     string
+	Config     config.Config
+	Hypervisor hypervisor.Hypervisor
+	Launcher   *launch.Launcher
 	// Spec is the first container's, for the sandbox's size and namespaces;
 	// Policy is its policy.
 	Spec   *specs.Spec
 	Policy *annotations.Policy
+	// Agent is the agent that the container runs as; empty: none.
+	Agent string
 }
 
 // Timing says when the steps of a start were done: all was prepared, the VMM
@@ -63,30 +72,25 @@ type Timing struct {
 	Prepared, VMM, Agent time.Time
 }
 
-// Machine is what kind of VM it is.
-type Machine struct {
-	Hypervisor string
-	CPUs       int
-	// Memory in bytes.
-	Memory int64
-}
-
 // Sandbox is a running VM. Its methods are safe for concurrent use.
 type Sandbox struct {
-	dir     rundir
-	ns      *network.Namespace
-	net     *network.Network
-	share   *share.Share
-	vm      hypervisor.VM
-	agent   *guest.Agent
-	timing  Timing
-	machine Machine
+	dir    rundir
+	ns     *network.Namespace
+	net    *network.Network
+	share  *share.Share
+	vm     hypervisor.VM
+	agent  *guest.Agent
+	timing Timing
+	info   Info
 
 	// ctx ends when the sandbox closes; what runs beside it runs under it.
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{}
 	close  func() error
+
+	// beside counts what runs beside the sandbox, in its network namespace.
+	beside sync.WaitGroup
 
 	// relaying says whether DNS questions are relayed.
 	relaying atomic.Bool
@@ -95,6 +99,7 @@ type Sandbox struct {
 	// resolv is the host's file behind the container's resolv.conf.
 	resolv   string
 	reported error
+	ended    End
 }
 
 // Start starts a sandbox and waits for its agent. AddContainers is called with
@@ -114,27 +119,34 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		}
 	}()
 
-	s.machine = Machine{
-		Hypervisor: o.Hypervisor.Name(),
-		CPUs:       cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
-		Memory:     memoryFor(o.Spec, int64(o.Config.DefaultMemory)),
-	}
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
-	if err := s.dir.make(record{ID: o.ID, Cgroup: cgroupPath}); err != nil {
+	if err := rememberBase(o.Bundle, o.Config.RunDir); err != nil {
 		return nil, err
 	}
-	undo.Add("remove run directory", s.dir.remove)
+	s.info = Info{
+		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath,
+		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
+		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
+		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
+		Memory: memoryFor(o.Spec, int64(o.Config.DefaultMemory)),
+		Began:  time.Now(),
+	}
+	if err := s.dir.make(s.info); err != nil {
+		return nil, err
+	}
+	// The record goes last: while something is left in the cgroup, "delete" needs it.
+	undo.Add("remove cgroup and run directory", s.dir.destroy)
 
-	cg, err := vmcgroup.New(cgroupPath, s.machine.Memory)
+	cg, err := vmcgroup.New(cgroupPath, s.info.Memory)
 	if err != nil {
 		return nil, err
 	}
-	undo.Add("remove cgroup", func() error { return cg.Remove(killPatience) })
 
 	if s.ns, err = openNamespace(o.Policy); err != nil {
 		return nil, err
 	}
 	undo.Add("close network namespace", s.ns.Close)
+	undo.Add("end what uses the network namespace", s.endBeside)
 	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, cg) }
 
 	if s.share, err = share.New(string(s.dir)); err != nil {
@@ -144,7 +156,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	if err := addContainers(s.share); err != nil {
 		return nil, err
 	}
-	virtiofsd, err := program(o.Config.Virtiofsd, share.DaemonPaths)
+	virtiofsd, err := program.Find(o.Config.Virtiofsd, config.DefaultPath, program.Virtiofsd...)
 	if err != nil {
 		return nil, err
 	}
@@ -170,8 +182,8 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Dir:          string(s.dir),
 		Kernel:       o.Config.Kernel,
 		Image:        o.Config.Image,
-		CPUs:         s.machine.CPUs,
-		Memory:       s.machine.Memory,
+		CPUs:         s.info.CPUs,
+		Memory:       s.info.Memory,
 		FSSocket:     s.share.Socket(),
 		FSTag:        agent.ShareTag,
 		CID:          guestCID,
@@ -179,7 +191,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Console:      s.dir.console(),
 		StartProcess: start,
 	}); err != nil {
-		return nil, fmt.Errorf("start the virtual machine with %s: %w", s.machine.Hypervisor, err)
+		return nil, fmt.Errorf("start the virtual machine with %s: %w", s.info.Hypervisor, err)
 	}
 	undo.Add("stop the virtual machine", func() error {
 		s.vm.Kill()
@@ -217,20 +229,6 @@ func openNamespace(p *annotations.Policy) (*network.Namespace, error) {
 	return ns, err
 }
 
-// program finds a helper: a path as it is, a name in PATH and in the folders
-// where distributions keep it.
-func program(name string, known []string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, path := range known {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("%s was not found in PATH or in %v; install it, or name it in %s", name, known, config.DefaultPath)
-}
-
 // awaitAgent waits until the guest has booted, and says why where it does not.
 func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the guest did not boot within %s", limit))
@@ -248,10 +246,8 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 		s.agent = a
 		return nil
 	}
-	select {
-	case <-s.share.Done():
-		return fmt.Errorf("the guest did not boot: virtiofsd ended: %w", s.share.Err())
-	default:
+	if s.shareFailed() {
+		return fmt.Errorf("the guest did not boot: %w", orEnded(s.share.Err()))
 	}
 	select {
 	case <-s.vm.Done():
@@ -265,10 +261,26 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 			err = cause
 		}
 	}
-	if tail := s.dir.consoleTail(); tail != "" {
+	if tail := hypervisor.ConsoleTail(s.dir.console()); tail != "" {
 		return fmt.Errorf("%w; the end of its console:\n%s", err, tail)
 	}
 	return fmt.Errorf("%w; its console is empty: is the configured kernel one that this hypervisor can boot?", err)
+}
+
+// shareFailed reports whether virtiofsd has ended under its VM. It also ends
+// after it, and may be seen to do so first.
+func (s *Sandbox) shareFailed() bool {
+	select {
+	case <-s.share.Done():
+	default:
+		return false
+	}
+	select {
+	case <-s.vm.Done():
+		return false
+	case <-time.After(aftermath):
+		return true
+	}
 }
 
 // watch ends the VM when a part of it has ended.
@@ -277,15 +289,18 @@ func (s *Sandbox) watch() {
 	select {
 	case <-s.vm.Done():
 	case <-s.share.Done():
+		if !s.shareFailed() {
+			break
+		}
 		// The guest would hang in every file operation.
-		s.report(fmt.Errorf("virtiofsd ended: %w", orEnded(s.share.Err())))
+		s.report(EndShare, fmt.Errorf("the container's files are not served any more: %w", orEnded(s.share.Err())))
 		s.vm.Kill()
 	case <-s.agent.Lost():
 		// An orderly power-off ends the connection first, then the VM.
 		select {
 		case <-s.vm.Done():
 		case <-time.After(goodbye):
-			s.report(guest.ErrLost)
+			s.report(EndAgent, guest.ErrLost)
 			s.vm.Kill()
 		}
 	}
@@ -295,16 +310,16 @@ func (s *Sandbox) watch() {
 
 func orEnded(err error) error {
 	if err == nil {
-		return errors.New("it was stopped")
+		return errors.New("virtiofsd was stopped")
 	}
 	return err
 }
 
-func (s *Sandbox) report(err error) {
+func (s *Sandbox) report(what End, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reported == nil {
-		s.reported = err
+		s.ended, s.reported = what, err
 	}
 }
 
@@ -338,8 +353,8 @@ func (s *Sandbox) Share() *share.Share { return s.share }
 // Timing says how long the start took.
 func (s *Sandbox) Timing() Timing { return s.timing }
 
-// Machine says what kind of VM it is.
-func (s *Sandbox) Machine() Machine { return s.machine }
+// Info says what kind of VM it is.
+func (s *Sandbox) Info() Info { return s.info }
 
 // Kill ends the VM by force. It does not wait.
 func (s *Sandbox) Kill() { s.vm.Kill() }
@@ -381,12 +396,35 @@ func (s *Sandbox) Wire(ctx context.Context, resolvConf string) (*agent.NetworkSt
 			return nil, err
 		}
 	}
-	go func() {
+	if err := s.runBeside(func() {
 		if err := s.net.Watch(s.ctx, s.apply); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Error("network changes are not followed any more")
 		}
-	}()
+	}); err != nil {
+		return nil, err
+	}
 	return state, nil
+}
+
+// runBeside runs f, which ends with s.ctx, unless the sandbox has ended.
+func (s *Sandbox) runBeside(f func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ctx.Err(); err != nil {
+		return fmt.Errorf("the sandbox has ended: %w", err)
+	}
+	s.beside.Go(f)
+	return nil
+}
+
+// endBeside ends all of them: a namespace's descriptor must not be closed, and
+// its number be another file's, while one of them is about to enter it.
+func (s *Sandbox) endBeside() error {
+	s.mu.Lock()
+	s.cancel()
+	s.mu.Unlock()
+	s.beside.Wait()
+	return nil
 }
 
 func (s *Sandbox) apply(state *agent.NetworkState) error {
@@ -421,11 +459,13 @@ func (s *Sandbox) relayDNS(ctx context.Context) error {
 		s.relaying.Store(false)
 		return err
 	}
-	go func() {
+	if err := s.runBeside(func() {
 		if err := network.RelayDNS(s.ctx, s.ns, conn); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Warn("the relay of DNS questions ended")
 		}
-	}()
+	}); err != nil {
+		return errors.Join(err, conn.Close())
+	}
 	return nil
 }
 
@@ -440,7 +480,17 @@ func ResolvConf(spec *specs.Spec) string {
 }
 
 // Destroy ends and removes a sandbox whose shim is gone, without the guest's
-// help, within the engine's five seconds. One that is not there is no error.
-func Destroy(cfg config.Config, namespace, id string) error {
-	return newRundir(cfg.RunDir, namespace, id).destroy()
+// help, within the engine's five seconds, and says what it was. One that is not
+// there is no error, and nil.
+func Destroy(bundle, namespace, id string) (*Info, error) {
+	base, err := rememberedBase(bundle)
+	if base == "" {
+		return nil, err
+	}
+	d := newRundir(base, namespace, id)
+	info, err := d.info()
+	if err != nil {
+		return nil, err
+	}
+	return info, d.destroy()
 }

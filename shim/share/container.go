@@ -15,7 +15,7 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 )
 
 // AddContainer puts the root file system at rootfs, an absolute path, and the
@@ -181,9 +181,12 @@ func (a *adder) addMount(ctx context.Context, n int, m specs.Mount) (specs.Mount
 	}
 	asked := annotations.Mount{Destination: m.Destination, ReadOnly: h.readonly, Source: src.Source}
 	if err := a.policy.CheckMount(asked); err != nil {
+		a.decided(asked, err)
 		return m, err
 	}
 	h.readonly = h.readonly || a.policy.ReadOnly(m.Destination)
+	asked.ReadOnly = h.readonly
+	a.decided(asked, nil)
 	if h.slave && (h.readonly || !src.follows) {
 		return m, fmt.Errorf("the mount %q -> %q asks for propagation from the host, which needs a writable mount of a source that is a shared or slave mount; remove rslave", m.Source, m.Destination)
 	}

@@ -7,31 +7,22 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
-)
 
-// DaemonPaths is where distributions put virtiofsd. The one that belongs to QEMU
-// below version 8, in /usr/lib/qemu, is a different program and is not used.
-var DaemonPaths = []string{"/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd", "/usr/local/bin/virtiofsd"}
+	"github.com/nanoclaw/nanoclaw/internal/process"
+)
 
 // Starter starts the daemon where the VM's owner wants it: like exec.Cmd.Start.
 type Starter func(*exec.Cmd) error
 
-// tailSize is how much of the daemon's last words is kept, in bytes.
-const tailSize = 4 << 10
-
 // daemon is a running virtiofsd.
 type daemon struct {
-	cmd  *exec.Cmd
-	tail *tail
-	done chan struct{}
-	err  error // valid after done
+	*process.Process
 	// stopped is set before the daemon is killed on purpose.
-	mu      sync.Mutex
-	stopped bool
+	stopped atomic.Bool
 }
 
 // enoughFiles is the number of open files with which the daemon can hold one
@@ -105,20 +96,18 @@ func (s *Share) Serve(ctx context.Context, virtiofsd string, start Starter) (err
 	if fileHandles() != "never" {
 		log.G(ctx).Warnf("the limit of open files is below %d (ulimit -Hn); virtiofsd keeps CAP_DAC_READ_SEARCH to need fewer of them", enoughFiles)
 	}
-	d := &daemon{tail: &tail{}, done: make(chan struct{})}
-	d.cmd = exec.Command(virtiofsd, arguments(s.dir)...)
-	d.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LANG=C.UTF-8"}
-	d.cmd.Dir = "/"
-	d.cmd.Stderr = d.tail
-	d.cmd.ExtraFiles = []*os.File{socket}
+	cmd := exec.Command(virtiofsd, arguments(s.dir)...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LANG=C.UTF-8"}
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{socket}
 	if start == nil {
 		start = (*exec.Cmd).Start
 	}
-	if err := start(d.cmd); err != nil {
-		return fmt.Errorf("start virtiofsd: %w", plain(err))
+	p, err := process.Start(start, "virtiofsd", cmd)
+	if err != nil {
+		return err
 	}
-	go d.wait()
-	s.daemon = d
+	s.daemon = &daemon{Process: p}
 	s.undo.Add("remove the daemon's socket", func() error { return ignoreMissing(os.Remove(s.tmp)) })
 	return nil
 }
@@ -132,61 +121,25 @@ func ignoreMissing(err error) error {
 
 // Done is closed when the daemon has ended, for whatever reason. The share must
 // have been served.
-func (s *Share) Done() <-chan struct{} { return s.daemon.done }
+func (s *Share) Done() <-chan struct{} { return s.daemon.Done() }
 
 // Err says why the daemon ended, with its last words; nil where Close ended it.
 // It is valid after Done.
-func (s *Share) Err() error { return s.daemon.err }
+func (s *Share) Err() error {
+	if s.daemon.stopped.Load() {
+		return nil
+	}
+	return s.daemon.Failure()
+}
 
 // PID is the daemon's process.
-func (s *Share) PID() int { return s.daemon.cmd.Process.Pid }
+func (s *Share) PID() int { return s.daemon.PID() }
 
-func (d *daemon) wait() {
-	err := d.cmd.Wait()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.stopped {
-		how := "ended by itself"
-		if err != nil {
-			how = err.Error()
-		}
-		d.err = fmt.Errorf("virtiofsd, which serves the container's files, ended: %s; it said: %q", how, d.tail.String())
+// stop ends the daemon, unless it has ended by itself.
+func (d *daemon) stop() {
+	if d.Ended() {
+		return
 	}
-	close(d.done)
-}
-
-func (d *daemon) stop() error {
-	d.mu.Lock()
-	d.stopped = true
-	d.mu.Unlock()
-	err := d.cmd.Process.Kill()
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
-	<-d.done
-	return err
-}
-
-// tail keeps the last bytes that were written to it.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-// Write keeps what fits.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - tailSize; over > 0 {
-		t.buf = append([]byte(nil), t.buf[over:]...)
-	}
-	return len(p), nil
-}
-
-// String returns what was kept.
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.buf)
+	d.stopped.Store(true)
+	<-d.Killed()
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/annotations"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 )
 
 // Share is a composed tree and the daemon that serves it. Its methods are safe
@@ -26,6 +27,7 @@ type Share struct {
 	// and not attached anywhere, with which folders are made below root.
 	root, skeleton *os.File
 	containers     map[string]*cleanup.Stack
+	decided        Decided
 	undo           cleanup.Stack
 	closed         bool
 
@@ -38,6 +40,7 @@ func New(dir string) (_ *Share, err error) {
 	s := &Share{
 		dir: filepath.Join(dir, "share"), tmp: filepath.Join(dir, "fs.sock"),
 		containers: make(map[string]*cleanup.Stack),
+		decided:    func(annotations.Mount, error) {},
 	}
 	defer func() {
 		if err != nil {
@@ -98,6 +101,17 @@ func checkPrivate(dir string) error {
 	return nil
 }
 
+// Decided is told of each bind mount that a policy judged, as it is mounted, with
+// the refusal where it is not.
+type Decided func(m annotations.Mount, refused error)
+
+// Tell has decided told of the mounts of containers that are added from now on.
+func (s *Share) Tell(decided Decided) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.decided = decided
+}
+
 // Dir is the tree.
 func (s *Share) Dir() string { return s.dir }
 
@@ -155,7 +169,7 @@ func (s *Share) Close() error {
 	s.closed = true
 	var errs []error
 	if s.daemon != nil {
-		errs = append(errs, s.daemon.stop())
+		s.daemon.stop()
 	}
 	for id, c := range s.containers {
 		errs = append(errs, c.Run())

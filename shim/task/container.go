@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -20,7 +21,8 @@ import (
 
 	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
-	"github.com/nanoclaw/nanoclaw/shim/cleanup"
+	"github.com/nanoclaw/nanoclaw/internal/cleanup"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
@@ -28,21 +30,58 @@ import (
 	"github.com/nanoclaw/nanoclaw/shim/stdio"
 )
 
+// vm is a sandbox as the life of its container needs it. *sandbox.Sandbox is one.
+type vm interface {
+	PID() int
+	Agent() *guest.Agent
+	Timing() sandbox.Timing
+	Info() sandbox.Info
+	// Wire joins the VM to the network and says what the guest shall configure.
+	Wire(ctx context.Context, resolvConf string) (*agent.NetworkState, error)
+	Kill()
+	Close(ctx context.Context) error
+	// Done is closed when the VM has ended; End and Cause then say why.
+	Done() <-chan struct{}
+	End() sandbox.End
+	Cause() error
+}
+
 // killed is the exit status of a process whose VM ended under it: 128+SIGKILL,
 // as if it had been killed, which is what happened.
 const killed = 137
+
+// unknown is the exit status of an exec of which the guest does not say how it
+// ended. containerd has the same value for this.
+const unknown = 255
+
+const (
+	// execGrace is how long the ends of execs may come after that of their
+	// container's init, which has killed them.
+	execGrace = 2 * time.Second
+	// lastWords is how long the output that a VM sent before its end may take
+	// to reach a client.
+	lastWords = 2 * time.Second
+)
 
 // container is one container and the VM it runs in.
 type container struct {
 	id, bundle string
 	init       *process
-	sandbox    *sandbox.Sandbox
+	sandbox    vm
 	policy     *annotations.Policy
 	resolvConf string
+	audit      *recording
+	// command is what init runs, for the record.
+	command *specs.Process
 	// unmountRootfs undoes what the shim itself mounted (none under Docker).
 	unmountRootfs func() error
 	began         time.Time
 	timing        timing
+
+	// life is held while a process changes its state and while that is recorded
+	// and told, so that both come in the order of what they tell. It may wait for
+	// the disk, so what is only asked takes mu alone.
+	life sync.Mutex
 
 	mu     sync.Mutex
 	execs  map[string]*process
@@ -72,10 +111,19 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	if err != nil {
 		return nil, err
 	}
+	asked := spec.Annotations[annotations.KeyAgent]
+	c.audit, c.command = newRecording(s.ctx, cfg.Audit, id, asked), spec.Process
+	defer func() {
+		if err != nil {
+			c.audit.notCreated(ctx, err)
+			c.audit.close()
+		}
+	}()
 	// Before anything is started: a refusal must cost nothing and leave nothing.
-	if c.policy, err = annotations.Compile(annotations.Input{ID: id, Annotations: spec.Annotations, Spec: spec}); err != nil {
+	if c.policy, err = compile(cfg, id, spec); err != nil {
 		return nil, err
 	}
+	c.audit.Identify(c.policy.Agent, c.policy.Digest())
 	c.resolvConf = sandbox.ResolvConf(spec)
 	narrowed := c.policy.Apply(spec)
 
@@ -93,13 +141,16 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		return nil, err
 	}
 	var guestSpec *specs.Spec
-	c.sandbox, err = sandbox.Start(ctx, sandbox.Options{
-		Namespace: s.namespace, ID: id,
+	c.sandbox, err = s.startVM(ctx, sandbox.Options{
+		Namespace: s.namespace, ID: id, Bundle: bundle,
 		Config: cfg, Hypervisor: hv, Launcher: s.launcher,
-		Spec: narrowed, Policy: c.policy,
+		Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
 	}, func(sh *share.Share) error {
-		guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root)
-		return err
+		sh.Tell(c.audit.mount)
+		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root); err != nil {
+			return err
+		}
+		return c.audit.created(ctx, hv, c.policy)
 	})
 	if err != nil {
 		return nil, err
@@ -117,6 +168,8 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	}
 	c.timing.created = time.Now()
 	c.init.setStreams(streams)
+	stop := c.sandbox.Kill
+	c.audit.stop.Store(&stop)
 	undo.Release()
 	return c, nil
 }
@@ -126,7 +179,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams
 	if err != nil {
 		return err
 	}
-	policy, err := json.Marshal(c.policy)
+	policy, err := json.Marshal(c.policy.ForGuest())
 	if err != nil {
 		return err
 	}
@@ -178,23 +231,35 @@ func (c *container) process(exec string) (*process, error) {
 }
 
 func (c *container) addExec(p *process) error {
+	c.life.Lock()
+	defer c.life.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.execs[p.exec]; ok {
+	if c.init.current() == stopped {
+		return fmt.Errorf("container %s has exited: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	if p.exec == "" {
+		return fmt.Errorf("an exec without an id: %w", errdefs.ErrInvalidArgument)
+	}
+	// An exec of the container's own name could not be told from its init.
+	if _, ok := c.execs[p.exec]; ok || p.exec == c.id {
 		return fmt.Errorf("exec %s: %w", p.exec, errdefs.ErrAlreadyExists)
 	}
 	c.execs[p.exec] = p
 	return nil
 }
 
-func (c *container) removeExec(exec string) {
+func (c *container) removeExec(p *process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.execs, exec)
+	if c.execs[p.exec] != p {
+		return fmt.Errorf("exec %s: %w", p.exec, errdefs.ErrNotFound)
+	}
+	delete(c.execs, p.exec)
+	return nil
 }
 
-// all returns every process, init last, so that exits are told in the order in
-// which they must be.
+// all returns every process, init last.
 func (c *container) all() []*process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -203,6 +268,37 @@ func (c *container) all() []*process {
 		all = append(all, p)
 	}
 	return append(all, c.init)
+}
+
+// begin claims the right to start p.
+func (c *container) begin(p *process) error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	if p != c.init {
+		if err := c.requireRunning(); err != nil {
+			return err
+		}
+	}
+	return p.begin()
+}
+
+// requireRunning refuses what is done to running containers only.
+func (c *container) requireRunning() error {
+	switch {
+	case c.init.current() != running:
+		return fmt.Errorf("container %s is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+	case c.isPaused():
+		return fmt.Errorf("container %s is paused: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// requirePaused refuses what is done to paused containers only.
+func (c *container) requirePaused() error {
+	if c.init.current() != running || !c.isPaused() {
+		return fmt.Errorf("container %s is not paused: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 func (c *container) setPaused(v bool) {
@@ -224,11 +320,14 @@ func (c *container) pid() uint32 { return uint32(c.sandbox.PID()) }
 // startInit joins the VM to the network that the engine has made by now, and
 // starts the container's first program.
 func (s *Service) startInit(ctx context.Context, c *container) error {
-	if err := c.init.begin(); err != nil {
+	if err := c.begin(c.init); err != nil {
 		return err
 	}
 	c.setStart(time.Now())
 	err := func() error {
+		if err := c.audit.must(ctx, starting("", c.command)); err != nil {
+			return err
+		}
 		state, err := c.sandbox.Wire(ctx, c.resolvConf)
 		if err != nil {
 			return err
@@ -237,28 +336,38 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		_, err = c.sandbox.Agent().RPC().Start(ctx, &agent.StartRequest{Container: c.id, Network: state})
 		return err
 	}()
-	c.init.started(err == nil)
 	if err != nil {
+		c.init.failed()
+		c.audit.note(ctx, ended(c.init, "start-failed", audit.Object{Detail: err.Error()}))
 		return err
 	}
 	c.timing.started = time.Now()
-	s.events.send(runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()})
-	vm := c.sandbox.Machine()
+	if err := s.started(c, c.init, runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()}); err != nil {
+		return err
+	}
+	vm := c.sandbox.Info()
 	log.G(ctx).WithFields(c.timing.fields()).WithFields(log.Fields{
 		"container":  c.id,
 		"hypervisor": vm.Hypervisor,
 		"cpus":       vm.CPUs,
 		"memory_mib": vm.Memory >> 20,
 	}).Info("container started")
-	go s.await(c, c.init)
 	return nil
 }
 
 func (s *Service) startExec(ctx context.Context, c *container, p *process) (err error) {
-	if err := p.begin(); err != nil {
+	if err := c.begin(p); err != nil {
 		return err
 	}
-	defer func() { p.started(err == nil) }()
+	defer func() {
+		if err != nil {
+			p.failed()
+			c.audit.note(ctx, ended(p, "start-failed", audit.Object{Detail: err.Error()}))
+		}
+	}()
+	if err := c.audit.must(ctx, starting(p.exec, execProcess(p.spec))); err != nil {
+		return err
+	}
 	streams, err := stdio.Open(ctx, c.sandbox.Agent(), p.paths, guest.NewStreamID)
 	if err != nil {
 		return err
@@ -270,9 +379,20 @@ func (s *Service) startExec(ctx context.Context, c *container, p *process) (err 
 		return err
 	}
 	p.setStreams(streams)
-	s.events.send(runtimetypes.TaskExecStartedEventTopic, &events.TaskExecStarted{
+	return s.started(c, p, runtimetypes.TaskExecStartedEventTopic, &events.TaskExecStarted{
 		ContainerID: c.id, ExecID: p.exec, Pid: c.pid(),
 	})
+}
+
+// started records that a process runs, tells so, and waits for its end from then
+// on. It fails where the VM or the container has ended meanwhile.
+func (s *Service) started(c *container, p *process, topic string, event any) error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	if !p.started() {
+		return fmt.Errorf("container %s has ended while %s was started: %w", c.id, p.name(), errdefs.ErrFailedPrecondition)
+	}
+	s.events.send(topic, event)
 	go s.await(c, p)
 	return nil
 }
@@ -291,60 +411,136 @@ func (s *Service) await(c *container, p *process) {
 	}()
 	r, err := c.sandbox.Agent().RPC().Wait(ctx, &agent.WaitRequest{Container: c.id, Exec: p.exec})
 	if err != nil {
-		// The VM is gone or going; watch tells of every process.
+		s.unanswered(c, p, err)
 		return
 	}
 	if err := p.drain(ctx, r.GetStdoutBytes(), r.GetStderrBytes()); err != nil {
 		log.G(s.ctx).WithError(err).WithField("container", c.id).Warn("output may be incomplete")
 	}
-	if r.GetOom() && p == c.init {
-		s.events.send(runtimetypes.TaskOOMEventTopic, &events.TaskOOM{ContainerID: c.id})
+	if p == c.init {
+		c.farewell(ctx)
+		if r.GetOom() {
+			s.events.send(runtimetypes.TaskOOMEventTopic, &events.TaskOOM{ContainerID: c.id})
+		}
 	}
 	at := r.GetExitedAt().AsTime()
 	// The guest's clock is the guest's word.
 	if now := time.Now(); at.After(now) || at.Before(c.began) {
 		at = now
 	}
-	s.exited(c, p, exit{status: r.GetExitStatus() & 0xff, at: at})
+	s.exited(c, p, exit{status: r.GetExitStatus() & 0xff, at: at, oom: r.GetOom()})
 }
 
-func (p *process) drain(ctx context.Context, stdout, stderr uint64) error {
-	p.mu.Lock()
-	streams := p.streams
-	p.mu.Unlock()
-	return streams.Drain(ctx, stdout, stderr)
-}
-
-// exited records and publishes a process's end. Init's ends the VM.
-func (s *Service) exited(c *container, p *process, e exit) {
-	id := p.exec
+// unanswered ends a process whose end the guest did not tell.
+func (s *Service) unanswered(c *container, p *process, err error) {
+	var said *guest.Said
+	if !errors.As(err, &said) {
+		// The VM is gone or going; watch tells of every process.
+		return
+	}
+	log.G(s.ctx).WithError(err).WithField("container", c.id).Errorf("the guest does not say how %s ends", p.name())
 	if p == c.init {
-		id = c.id
-		// Whatever ran beside init has been killed with its PID namespace.
-		for _, other := range c.all() {
-			if other != p && other.current() == running {
-				s.exited(c, other, exit{status: killed, at: e.at})
+		c.sandbox.Kill()
+		return
+	}
+	s.exited(c, p, exit{status: unknown, at: time.Now()})
+}
+
+// farewell waits for the ends of the execs, which have been killed with init's
+// PID namespace, but not for long.
+func (c *container) farewell(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, execGrace)
+	defer cancel()
+	for _, p := range c.all() {
+		if p == c.init || p.current() != running {
+			continue
+		}
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// exited records and tells a process's end. Init's is told last, and ends the VM.
+func (s *Service) exited(c *container, p *process, e exit) {
+	c.life.Lock()
+	defer c.life.Unlock()
+	s.end(c, p, e)
+}
+
+// end is exited with c.life held.
+func (s *Service) end(c *container, p *process, e exit) {
+	ends := map[*process]exit{p: e}
+	order := []*process{p}
+	if p == c.init {
+		order = c.all()
+		for _, other := range order {
+			if other != p {
+				ends[other] = exit{status: killed, at: e.at}
 			}
 		}
 	}
-	if !p.stop(e) {
+	var entries []audit.Entry
+	var told []*events.TaskExit
+	for _, p := range order {
+		e := ends[p]
+		was := p.stop(e)
+		// Of an exec that never ran there is no end to tell; Docker would take
+		// it for the exit code of the failed start.
+		if was == stopped || was == created && p != c.init {
+			continue
+		}
+		id := p.exec
+		if p == c.init {
+			id = c.id
+			defer func() { go s.tearDown(c) }()
+		}
+		entries = append(entries, ended(p, "exit", audit.Object{Status: &e.status, OOM: e.oom}))
+		told = append(told, &events.TaskExit{
+			ContainerID: c.id, ID: id, Pid: c.pid(), ExitStatus: e.status, ExitedAt: timestamp(e.at),
+		})
+	}
+	if len(told) == 0 {
 		return
 	}
-	s.events.send(runtimetypes.TaskExitEventTopic, &events.TaskExit{
-		ContainerID: c.id, ID: id, Pid: c.pid(), ExitStatus: e.status, ExitedAt: timestamp(e.at),
-	})
-	if p == c.init {
-		go s.tearDown(c)
+	c.audit.note(s.ctx, entries...)
+	for _, event := range told {
+		s.events.send(runtimetypes.TaskExitEventTopic, event)
 	}
+}
+
+// abandon ends a process that was never started.
+func (s *Service) abandon(c *container, p *process) error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	if p.isStarting() {
+		return fmt.Errorf("%s of container %s is being started: %w", p.name(), c.id, errdefs.ErrFailedPrecondition)
+	}
+	if p.current() == created {
+		s.end(c, p, exit{status: killed, at: time.Now()})
+	}
+	return nil
 }
 
 // watch tells of the end of every process when the VM ends under them.
 func (s *Service) watch(c *container) {
 	<-c.sandbox.Done()
-	if c.init.current() != stopped {
-		log.G(s.ctx).WithField("container", c.id).WithError(c.sandbox.Cause()).Error("the virtual machine ended under its container")
-		s.exited(c, c.init, exit{status: killed, at: time.Now()})
+	if c.init.current() == stopped {
+		return
 	}
+	log.G(s.ctx).WithField("container", c.id).WithError(c.sandbox.Cause()).Error("the virtual machine ended under its container")
+	c.audit.note(s.ctx, fell(c.sandbox))
+	// What has arrived of the output is passed on. It ends with the VM.
+	ctx, cancel := context.WithTimeout(s.ctx, lastWords)
+	defer cancel()
+	for _, p := range c.all() {
+		if err := p.drain(ctx, math.MaxUint64, math.MaxUint64); err != nil {
+			log.G(s.ctx).WithError(err).WithField("container", c.id).Warn("output may be incomplete")
+		}
+	}
+	s.exited(c, c.init, exit{status: killed, at: time.Now()})
 }
 
 // tearDown ends the VM after its container.

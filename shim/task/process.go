@@ -1,6 +1,7 @@
 package task
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -31,6 +32,8 @@ const (
 type exit struct {
 	status uint32
 	at     time.Time
+	// oom is whether something was killed for want of memory.
+	oom bool
 }
 
 // process is a container's init or an exec, as the host remembers it. State
@@ -76,14 +79,24 @@ func (p *process) begin() error {
 	return nil
 }
 
-// started ends what begin began.
-func (p *process) started(ok bool) {
+// failed gives that right back.
+func (p *process) failed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.starting = false
-	if ok && p.state == created {
-		p.state = running
+}
+
+// started says that what begin began has succeeded. It reports whether the
+// process runs: it may have ended meanwhile.
+func (p *process) started() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.starting = false
+	if p.state != created {
+		return false
 	}
+	p.state = running
+	return true
 }
 
 // setStreams hands the process its streams.
@@ -123,18 +136,36 @@ func (p *process) closeStreams() {
 	}
 }
 
-// stop records the exit. It reports whether this call did: the first one
-// decides.
-func (p *process) stop(e exit) bool {
+// stop records the exit, and returns the state before. The first exit decides:
+// stopping a stopped process changes nothing.
+func (p *process) stop(e exit) state {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.state == stopped {
-		return false
+	was := p.state
+	if was != stopped {
+		p.state = stopped
+		p.result = e
+		close(p.done)
 	}
-	p.state = stopped
-	p.result = e
-	close(p.done)
-	return true
+	return was
+}
+
+// isStarting reports whether the guest is being asked to start it.
+func (p *process) isStarting() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.starting
+}
+
+// drain waits for the output of a process, as stdio.Set.Drain does.
+func (p *process) drain(ctx context.Context, stdout, stderr uint64) error {
+	p.mu.Lock()
+	streams := p.streams
+	p.mu.Unlock()
+	if streams == nil {
+		return nil
+	}
+	return streams.Drain(ctx, stdout, stderr)
 }
 
 func (p *process) current() state {

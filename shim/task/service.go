@@ -36,14 +36,21 @@ import (
 
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
+	"github.com/nanoclaw/nanoclaw/shim/sandbox"
+	"github.com/nanoclaw/nanoclaw/shim/share"
 	"github.com/nanoclaw/nanoclaw/shim/stdio"
 )
 
 // deleteWait bounds how long Delete waits for the VM's end; Docker gives it 30
 // seconds.
 const deleteWait = 20 * time.Second
+
+// farewellTimeout bounds how long a shim that ends goes on publishing; containerd
+// gives a shim three seconds to end.
+const farewellTimeout = 2 * time.Second
 
 // Options are what a Service needs.
 type Options struct {
@@ -66,6 +73,7 @@ type Service struct {
 	launcher   *launch.Launcher
 	began      time.Time
 	hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
+	startVM    func(context.Context, sandbox.Options, func(*share.Share) error) (vm, error)
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -75,7 +83,7 @@ type Service struct {
 
 // New returns a Service. ctx is the shim's own.
 func New(ctx context.Context, o Options) *Service {
-	return &Service{
+	s := &Service{
 		ctx:        ctx,
 		namespace:  o.Namespace,
 		events:     newEventQueue(o.Namespace, o.Publisher),
@@ -83,9 +91,18 @@ func New(ctx context.Context, o Options) *Service {
 		launcher:   launch.New(),
 		began:      o.Began,
 		hypervisor: o.Hypervisor,
+		startVM: func(ctx context.Context, o sandbox.Options, addContainers func(*share.Share) error) (vm, error) {
+			return sandbox.Start(ctx, o, addContainers)
+		},
 		containers: map[string]*container{},
 		creating:   map[string]bool{},
 	}
+	o.Shutdown.RegisterCallback(func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, farewellTimeout)
+		defer cancel()
+		return s.events.close(ctx)
+	})
+	return s
 }
 
 func (s *Service) container(id string) (*container, error) {
@@ -229,15 +246,8 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if err != nil {
 		return nil, err
 	}
-	if p.current() == created {
-		// Never started: it ends here. Of an exec nothing ran whose end could be
-		// told; Docker would take it for the exit code of the failed start.
-		e := exit{status: killed, at: time.Now()}
-		if p == c.init {
-			s.exited(c, p, e)
-		} else {
-			p.stop(e)
-		}
+	if err := s.abandon(c, p); err != nil {
+		return nil, err
 	}
 	e, ok := p.exited()
 	if !ok {
@@ -248,8 +258,10 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 			return nil, err
 		}
 	} else {
+		if err := c.removeExec(p); err != nil {
+			return nil, err
+		}
 		p.closeStreams()
-		c.removeExec(p.exec)
 	}
 	return &taskapi.DeleteResponse{Pid: c.pid(), ExitStatus: e.status, ExitedAt: timestamp(e.at)}, nil
 }
@@ -263,8 +275,16 @@ func (s *Service) forget(ctx context.Context, c *container) error {
 		return fmt.Errorf("the virtual machine of container %s is still there after %s: %w", c.id, deleteWait, errdefs.ErrUnavailable)
 	}
 	s.mu.Lock()
-	delete(s.containers, c.id)
+	known := s.containers[c.id] == c
+	if known {
+		delete(s.containers, c.id)
+	}
 	s.mu.Unlock()
+	if !known {
+		return fmt.Errorf("container %s was deleted meanwhile: %w", c.id, errdefs.ErrNotFound)
+	}
+	c.audit.note(ctx, audit.Entry{Event: audit.Lifecycle, Object: &audit.Object{Action: "delete"}})
+	c.audit.close()
 	e, _ := c.init.exited()
 	s.events.send(runtimetypes.TaskDeleteEventTopic, &events.TaskDelete{
 		ContainerID: c.id, ID: c.id, Pid: c.pid(), ExitStatus: e.status, ExitedAt: timestamp(e.at),
@@ -278,22 +298,33 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	if err != nil {
 		return nil, err
 	}
-	if p.current() == stopped {
+	sigkillInit := r.GetSignal() == sigkill && p == c.init
+	switch {
+	case p.current() == stopped:
 		return nil, fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
+	case p.current() == created && !p.isStarting() && sigkillInit:
+		// The guest is asked for the end of what was started, and nothing was.
+		c.sandbox.Kill()
+		return &emptypb.Empty{}, nil
+	case p.current() == created && !p.isStarting() && p != c.init:
+		return nil, fmt.Errorf("%s was not started: %w", p.name(), errdefs.ErrFailedPrecondition)
 	}
 	_, err = c.sandbox.Agent().RPC().Kill(ctx, &agent.KillRequest{
 		Container: c.id, Exec: p.exec, Signal: r.GetSignal(), All: r.GetAll(),
 	})
-	if err == nil || errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) {
-		return &emptypb.Empty{}, err
-	}
-	if r.GetSignal() == sigkill && p == c.init {
+	if err != nil && sigkillInit && !errdefs.IsNotFound(err) {
 		// A guest that does not answer is no reason not to die.
 		log.G(ctx).WithError(err).WithField("container", c.id).Warn("the guest did not take SIGKILL; its virtual machine is killed")
 		c.sandbox.Kill()
+		c.audit.note(ctx, audit.Entry{Event: audit.Boundary, Object: &audit.Object{
+			Action: "agent-silent", Detail: err.Error(),
+		}})
 		return &emptypb.Empty{}, nil
 	}
-	return nil, err
+	if err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, nil
 }
 
 const sigkill = 9
@@ -364,7 +395,15 @@ func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.
 	if err != nil {
 		return nil, err
 	}
+	if err := c.requireRunning(); err != nil {
+		return nil, err
+	}
 	if _, err := c.sandbox.Agent().RPC().Pause(ctx, &agent.PauseRequest{Container: c.id}); err != nil {
+		return nil, err
+	}
+	c.life.Lock()
+	defer c.life.Unlock()
+	if err := c.requireRunning(); err != nil {
 		return nil, err
 	}
 	c.setPaused(true)
@@ -378,7 +417,15 @@ func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptyp
 	if err != nil {
 		return nil, err
 	}
+	if err := c.requirePaused(); err != nil {
+		return nil, err
+	}
 	if _, err := c.sandbox.Agent().RPC().Resume(ctx, &agent.ResumeRequest{Container: c.id}); err != nil {
+		return nil, err
+	}
+	c.life.Lock()
+	defer c.life.Unlock()
+	if err := c.requirePaused(); err != nil {
 		return nil, err
 	}
 	c.setPaused(false)

@@ -11,11 +11,15 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations"
 )
 
-// narrowed returns the resources of an update, as JSON, within the policy.
+// narrowed returns the resources of an update, as JSON, within the policy. What
+// is above the host's ceiling is refused, as it is for a new container.
 func narrowed(p *annotations.Policy, resources *anypb.Any) ([]byte, error) {
 	var r specs.LinuxResources
 	if err := json.Unmarshal(resources.GetValue(), &r); err != nil {
 		return nil, fmt.Errorf("read the new limits: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if err := p.CheckResources(&r); err != nil {
+		return nil, err
 	}
 	p.NarrowResources(&r)
 	return json.Marshal(&r)

@@ -10,6 +10,9 @@ name=${NANOCLAW_ENGINE:-nanoclaw-engine}
 run=/run/$name              # socket, logs, shared folder; the same path inside and outside
 state=$cache/engine/state/$name # what outlives a stop: Docker's and containerd's data
 docker_host=unix://$run/docker.sock
+# What test/host makes of the engine: another root, and a configuration without NanoClaw in it.
+given_root=${NANOCLAW_ENGINE_ROOT:-}
+etc=${NANOCLAW_ENGINE_ETC:-$here/etc}
 
 say() { echo "engine: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -78,4 +81,19 @@ stop_engine() {
 	fi
 	remove_cgroups
 	rm -rf --one-file-system "$run"
+}
+
+# prune_roots removes roots that no longer are made: those that no engine has below it, that were not asked for within
+# the hour (an engine may be about to start), and that are not the newest two of the rest.
+prune_roots() {
+	local used old kept=0
+	used=$(grep -ho 'lowerdir=[^,]*' /proc/[0-9]*/mounts 2>/dev/null | sort -u) || true
+	while read -r old; do
+		[[ $used != *"$old/root"* ]] || continue
+		((++kept > 2)) || continue
+		[[ -n $(find "$old" -maxdepth 0 -mmin +60) ]] || continue
+		say "removing an old root, $old"
+		# First out of the way, so that nobody takes half of one for a whole.
+		mv "$old" "$cache/engine/.old.$$" && rm -rf --one-file-system "$cache/engine/.old.$$"
+	done < <(find "$cache/engine" -mindepth 1 -maxdepth 1 -type d -regex '.*/[0-9a-f]+' -printf '%T@ %p\n' | sort -rn | cut -d' ' -f2-)
 }

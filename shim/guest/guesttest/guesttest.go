@@ -25,9 +25,9 @@ const patience = 10 * time.Second
 
 // Guest is the far end of an agent's connection.
 type Guest struct {
-	server *ttrpc.Server
-
 	mu      sync.Mutex
+	conn    net.Conn
+	cut     bool
 	streams map[stream.Header]net.Conn
 	refuse  error
 	arrived chan struct{}
@@ -52,24 +52,93 @@ func (g *Guest) Serve(t testing.TB, service agent.AgentService) (conn net.Conn) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g.server, err = ttrpc.NewServer(); err != nil {
-		t.Fatal(err)
-	}
-	agent.RegisterAgentService(g.server, service)
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() { _ = g.server.Serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		g.Cut()
-	})
+	g.serve(t, service, listener{l, g})
 	if conn, err = net.Dial("unix", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	return conn
 }
 
-// Cut ends the connection, as the agent's death would.
-func (g *Guest) Cut() { _ = g.server.Close() }
+// Call calls the shim, as the agent does at boot, at a socket that listens
+// already, and answers the calls that come back.
+func (g *Guest) Call(t testing.TB, service agent.AgentService, socket string) error {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return err
+	}
+	conns := make(chan net.Conn, 1)
+	conns <- conn
+	g.serve(t, service, listener{&called{conn.LocalAddr(), conns, sync.Once{}}, g})
+	return nil
+}
+
+func (g *Guest) serve(t testing.TB, service agent.AgentService, l net.Listener) {
+	t.Helper()
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent.RegisterAgentService(server, service)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { _ = server.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		g.Cut()
+		_ = server.Close()
+	})
+}
+
+// called is a listener with one connection, which is there already.
+type called struct {
+	addr  net.Addr
+	conns chan net.Conn
+	once  sync.Once
+}
+
+func (c *called) Accept() (net.Conn, error) {
+	conn, ok := <-c.conns
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (c *called) Close() error {
+	c.once.Do(func() { close(c.conns) })
+	return nil
+}
+
+func (c *called) Addr() net.Addr { return c.addr }
+
+// listener notes the connection that it accepts.
+type listener struct {
+	net.Listener
+	guest *Guest
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.guest.mu.Lock()
+	defer l.guest.mu.Unlock()
+	l.guest.conn = conn
+	if l.guest.cut {
+		_ = conn.Close()
+	}
+	return conn, nil
+}
+
+// Cut ends the connection at once, as the agent's death would.
+func (g *Guest) Cut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.cut = true
+	if g.conn != nil {
+		_ = g.conn.Close()
+	}
+}
 
 // Refuse makes every later stream fail with err.
 func (g *Guest) Refuse(err error) {
@@ -105,15 +174,27 @@ func (g *Guest) admit(conn net.Conn) {
 
 // Stream takes the stream of that name, once it has come.
 func (g *Guest) Stream(kind stream.Kind, id string) (net.Conn, error) {
+	return g.take(func(h stream.Header) bool { return h == stream.Header{Kind: kind, ID: id} })
+}
+
+// Any takes a stream of that kind, once one has come.
+func (g *Guest) Any(kind stream.Kind) (net.Conn, error) {
+	return g.take(func(h stream.Header) bool { return h.Kind == kind })
+}
+
+func (g *Guest) take(wanted func(stream.Header) bool) (net.Conn, error) {
 	timeout := time.After(patience)
 	for {
 		g.mu.Lock()
-		conn, arrived := g.streams[stream.Header{Kind: kind, ID: id}], g.arrived
-		delete(g.streams, stream.Header{Kind: kind, ID: id})
-		g.mu.Unlock()
-		if conn != nil {
-			return conn, nil
+		arrived := g.arrived
+		for h, conn := range g.streams {
+			if wanted(h) {
+				delete(g.streams, h)
+				g.mu.Unlock()
+				return conn, nil
+			}
 		}
+		g.mu.Unlock()
 		select {
 		case <-arrived:
 		case <-timeout:

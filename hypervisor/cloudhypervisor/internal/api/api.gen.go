@@ -87,6 +87,7 @@ type Disk struct {
 	Path      Path          `json:"path"`
 	QueueSize QueueSize     `json:"queue_size"`
 	Readonly  bool          `json:"readonly"`
+	Sparse    bool          `json:"sparse"`
 }
 
 // DiskImageType defines model for Disk.ImageType.
@@ -1753,7 +1754,7 @@ func ParseShutdownResponse(rsp *http.Response) (*ShutdownResponse, error) {
 	}
 
 	switch {
-	case rsp.StatusCode == 204:
+	case rsp.StatusCode == 200:
 		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:

@@ -1,0 +1,206 @@
+// Package explain says what a container would be allowed before it is started:
+// every rule of its policy with the layer and the place that it came from, what
+// would be refused, and what this version cannot enforce.
+//
+// It starts nothing and changes nothing. What a mount's source is on the host it
+// is told by its caller. It does not see what only a running container shows:
+// bind mounts of the host below other names, which the runtime looks at.
+package explain
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/nanoclaw/nanoclaw/annotations"
+)
+
+// Explanation is what would become of a container.
+type Explanation struct {
+	Agent  string `json:"agent,omitempty"`
+	Mode   string `json:"mode,omitempty"`
+	Digest string `json:"digest,omitempty"`
+	// Refused are the errors that docker run would print one of. Empty: the
+	// container would start.
+	Refused []string `json:"refused"`
+	// Rules are all rules of the policy.
+	Rules []Rule `json:"rules"`
+	// Mounts are the bind mounts, as they would be.
+	Mounts []Mount `json:"mounts"`
+	// Command is the decision about the container's own command, if it names
+	// an absolute path.
+	Command *annotations.Verdict `json:"command,omitempty"`
+	Notes   []string             `json:"notes"`
+}
+
+// Rule is one rule and where it came from.
+type Rule struct {
+	Rule  string `json:"rule"`
+	Value string `json:"value"`
+	Layer string `json:"layer"`
+	Where string `json:"where,omitempty"`
+}
+
+// Mount is a bind mount and its verdict.
+type Mount struct {
+	Source      string `json:"source"`
+	Resolved    string `json:"resolved,omitempty"`
+	Destination string `json:"destination"`
+	// Access is ro, rw, or refused.
+	Access string `json:"access"`
+	Why    string `json:"why,omitempty"`
+}
+
+// Resolver finds what a mount's source is on the host.
+type Resolver func(source string, p *annotations.Policy) (annotations.Source, error)
+
+// Input is what an explanation is made from.
+type Input struct {
+	Request *Request
+	// Host is the policy file; nil: there is none.
+	Host *annotations.File
+	// Enforced is what the host's runtime enforces.
+	Enforced annotations.Enforced
+	Resolve  Resolver
+}
+
+// New explains a request.
+func New(in Input) *Explanation {
+	x := &Explanation{Refused: []string{}, Rules: []Rule{}, Mounts: []Mount{}, Notes: append([]string{}, in.Request.Notes...)}
+	if r := in.Request.Runtime; !strings.Contains(r, "nanoclaw") {
+		x.Notes = append(x.Notes, "the command line does not say --runtime=nanoclaw: unless that is the engine's default, none of this applies")
+	}
+	const id = "not-yet-run"
+	p, err := annotations.Compile(annotations.Input{
+		ID: id, Annotations: in.Request.Annotations, Spec: in.Request.spec, Host: in.Host, Enforced: annotations.Everything,
+	})
+	if err != nil {
+		x.Refused = append(x.Refused, err.Error())
+		return x
+	}
+	x.Agent, x.Mode, x.Digest = p.Agent, string(p.Mode), p.Digest()
+	x.Rules = append(rules(p), flagRules(in.Request, p)...)
+	for _, m := range in.Request.Mounts {
+		x.mount(in.Resolve, p, m)
+	}
+	for _, n := range p.Needs() {
+		if !in.Enforced.Has(n.Capability) {
+			x.Refused = append(x.Refused, fmt.Sprintf("the rule %q of the %s needs %s, which this version of nanoclaw does not enforce", n.Rule, n.Describe(), n.Capability))
+		}
+	}
+	if c := in.Request.Command; len(c) > 0 && strings.HasPrefix(c[0], "/") {
+		v := p.Exec.Decide(c[0], c[1:])
+		x.Command = &v
+	}
+	return x
+}
+
+func (x *Explanation) mount(resolve Resolver, p *annotations.Policy, m annotations.Mount) {
+	shown := Mount{Source: m.Source.Asked, Destination: m.Destination, Access: "rw"}
+	source, err := resolve(m.Source.Asked, p)
+	if err != nil {
+		shown.Access, shown.Why = "unknown", err.Error()
+		x.Mounts = append(x.Mounts, shown)
+		x.Notes = append(x.Notes, "the mount of "+m.Source.Asked+" could not be judged: "+err.Error())
+		return
+	}
+	shown.Resolved = source.Path
+	m.Source = source
+	err = p.CheckMount(m)
+	var refusal *annotations.Refusal
+	switch {
+	case errors.As(err, &refusal):
+		shown.Access, shown.Why = "refused", refusal.Why
+		x.Refused = append(x.Refused, refusal.Error())
+	case err != nil:
+		shown.Access, shown.Why = "refused", err.Error()
+		x.Refused = append(x.Refused, err.Error())
+	case p.ReadOnly(m.Destination):
+		shown.Access, shown.Why = "ro", "forced by mounts.readonly"
+	case m.ReadOnly:
+		shown.Access = "ro"
+	}
+	x.Mounts = append(x.Mounts, shown)
+}
+
+// OK reports whether the container would start.
+func (x *Explanation) OK() bool { return len(x.Refused) == 0 }
+
+// WriteJSON writes the explanation for a program.
+func (x *Explanation) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(x)
+}
+
+// Write writes the explanation for a person.
+func (x *Explanation) Write(w io.Writer) error {
+	var b strings.Builder
+	if x.Digest != "" {
+		agent := x.Agent
+		if agent == "" {
+			agent = "(none: the baseline)"
+		}
+		fmt.Fprintf(&b, "agent   %s\nmode    %s\npolicy  %s\n\n", agent, x.Mode, x.Digest)
+		rows := [][]string{{"RULE", "VALUE", "LAYER", "WHERE"}}
+		for _, r := range x.Rules {
+			rows = append(rows, []string{r.Rule, r.Value, r.Layer, r.Where})
+		}
+		columns(&b, rows)
+	}
+	if len(x.Mounts) > 0 {
+		b.WriteString("\n")
+		rows := [][]string{{"MOUNT", "AT", "ACCESS", ""}}
+		for _, m := range x.Mounts {
+			source := m.Source
+			if m.Resolved != "" && m.Resolved != m.Source {
+				source += " (" + m.Resolved + ")"
+			}
+			rows = append(rows, []string{source, m.Destination, m.Access, m.Why})
+		}
+		columns(&b, rows)
+	}
+	if v := x.Command; v != nil {
+		fmt.Fprintf(&b, "\ncommand: %s by the rule %q of the %s\n", v.Decision, v.Rule, v.Describe())
+		if v.Depends != "" {
+			fmt.Fprintf(&b, "         depending on %s\n", v.Depends)
+		}
+	}
+	b.WriteString("\n")
+	for _, n := range x.Notes {
+		fmt.Fprintf(&b, "note: %s\n", n)
+	}
+	for _, r := range x.Refused {
+		fmt.Fprintf(&b, "refused: %s\n", r)
+	}
+	if x.OK() {
+		b.WriteString("The container would start.\n")
+	} else {
+		b.WriteString("The container would not start.\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// columns writes rows whose columns are aligned; the last is left as it is.
+func columns(b *strings.Builder, rows [][]string) {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, s := range row {
+			// One long value must not push all others to the right.
+			if len(s) <= 60 {
+				widths[i] = max(widths[i], len(s))
+			}
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, s := range row {
+			fmt.Fprintf(&line, "%-*s  ", widths[i], s)
+		}
+		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+	}
+}

@@ -1,0 +1,175 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	// runtimeName is what containers are started with: --runtime=nanoclaw.
+	runtimeName = "nanoclaw"
+	// shimName is the program that containerd starts for it.
+	shimName = "containerd-shim-nanoclaw-v2"
+	// runtimeType is a name by which containerd finds that program in its PATH.
+	runtimeType = "io.containerd.nanoclaw.v2"
+)
+
+const (
+	maxDocument = 1 << 20
+	dockerTime  = 5 * time.Second
+)
+
+// registration is how Docker's configuration names the runtime.
+type registration struct {
+	there  bool
+	shim   string // runtimeType: a path or a name
+	config string // the runtime's own configuration, if it names one
+}
+
+// docker looks whether Docker knows the runtime: in its configuration, and by
+// asking the daemon that runs.
+func (h Host) docker(ctx context.Context) (registration, Section) {
+	s := Section{Name: "Docker"}
+	known, asked := askDocker(ctx, h.DockerSocket)
+	r, err := readDaemonJSON(h.DaemonJSON)
+	switch {
+	case err != nil:
+		s.add("configuration", Problem, "mend it; Docker does not start with it either", "%v", err)
+	case r.there:
+		s.add("configuration", OK, "", "%s registers the runtime %s", h.DaemonJSON, runtimeName)
+		shim(&s, r.shim)
+	case known:
+		s.add("configuration", Unused, "", "%s does not name the runtime, yet the daemon knows it", h.DaemonJSON)
+	default:
+		s.add("configuration", Problem, "make install adds it", "%s does not register the runtime %s", h.DaemonJSON, runtimeName)
+	}
+	switch {
+	case asked != nil:
+		s.add("daemon", Warning, "start Docker, or set DOCKER_HOST to its unix:// socket", "it was not asked: %v", asked)
+	case known:
+		s.add("daemon", OK, "", "it knows the runtime %s", runtimeName)
+	default:
+		s.add("daemon", Problem, "have it read its configuration: systemctl reload docker", "it does not know the runtime %s", runtimeName)
+	}
+	return r, s
+}
+
+// shim looks for the program behind the runtime.
+func shim(s *Section, name string) {
+	path := name
+	if name == runtimeType {
+		path = shimName
+	}
+	found, err := exec.LookPath(path)
+	switch {
+	case err != nil:
+		s.add("shim", Problem, "make install puts it there", "%s cannot be run: %v", name, err)
+	case filepath.IsAbs(name) || name == runtimeType:
+		s.add("shim", OK, "", "%s", found)
+	default:
+		s.add("shim", Problem, "name it by its whole path", "Docker takes neither a path nor a runtime's name in %q", name)
+	}
+}
+
+func readDaemonJSON(path string) (registration, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return registration{}, nil
+	}
+	if err != nil {
+		return registration{}, err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxDocument))
+	if err != nil {
+		return registration{}, err
+	}
+	r, err := parseDaemonJSON(data)
+	if err != nil {
+		return registration{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}
+
+func parseDaemonJSON(data []byte) (registration, error) {
+	if len(strings.TrimSpace(string(data))) == 0 {
+		return registration{}, nil
+	}
+	var d struct {
+		Runtimes map[string]struct {
+			RuntimeType string
+			Options     struct{ ConfigPath string }
+		}
+	}
+	if err := json.Unmarshal(data, &d); err != nil {
+		return registration{}, err
+	}
+	r, there := d.Runtimes[runtimeName]
+	return registration{there: there, shim: r.RuntimeType, config: r.Options.ConfigPath}, nil
+}
+
+// dockerSocket is where the daemon answers, by DOCKER_HOST; empty where that is
+// no local socket.
+func dockerSocket(host string) string {
+	if host == "" {
+		return "/var/run/docker.sock"
+	}
+	path, local := strings.CutPrefix(host, "unix://")
+	if !local {
+		return ""
+	}
+	return path
+}
+
+// askDocker asks the daemon whether it knows the runtime.
+func askDocker(ctx context.Context, socket string) (known bool, err error) {
+	if socket == "" {
+		return false, errors.New("DOCKER_HOST names no unix:// socket")
+	}
+	ctx, cancel := context.WithTimeout(ctx, dockerTime)
+	defer cancel()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/info", nil)
+	if err != nil {
+		return false, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		// Its address is not the socket's.
+		var at *net.OpError
+		if errors.As(err, &at) {
+			err = at
+		}
+		return false, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument))
+	if err != nil {
+		return false, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return false, fmt.Errorf("%s answers %s: %.200q", socket, resp.Status, data)
+	}
+	var info struct{ Runtimes map[string]json.RawMessage }
+	if err := json.Unmarshal(data, &info); err != nil {
+		return false, fmt.Errorf("%s answers what is no JSON: %w", socket, err)
+	}
+	_, known = info.Runtimes[runtimeName]
+	return known, nil
+}

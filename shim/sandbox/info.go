@@ -1,0 +1,84 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nanoclaw/nanoclaw/annotations"
+)
+
+// maxInfo bounds the record of a VM, in bytes.
+const maxInfo = 64 << 10
+
+// Info is what the run directory says of a sandbox: what "delete" must know when
+// the shim is gone, and what an operator wants to know of one that runs.
+type Info struct {
+	// ID and Namespace are containerd's.
+	ID        string `json:"id"`
+	Namespace string `json:"namespace,omitempty"`
+	// Cgroup is the VM's, below the mount point.
+	Cgroup string `json:"cgroup"`
+	// Agent is the agent that the container runs as, Policy its policy's digest.
+	Agent  string           `json:"agent,omitempty"`
+	Policy string           `json:"policy,omitempty"`
+	Mode   annotations.Mode `json:"mode,omitempty"`
+	// Hypervisor runs the VM; Isolates is not set where it emulates one.
+	Hypervisor string    `json:"hypervisor,omitempty"`
+	Isolates   bool      `json:"isolates"`
+	CPUs       int       `json:"cpus,omitempty"`
+	Memory     int64     `json:"memory,omitempty"`
+	Began      time.Time `json:"began"`
+}
+
+// info reads the record; nil where there is none.
+func (d rundir) info() (*Info, error) {
+	f, err := os.Open(d.record())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the VM's record: %w", err)
+	}
+	defer func() { _ = f.Close() }() // it was read from only
+	data, err := io.ReadAll(io.LimitReader(f, maxInfo))
+	if err != nil {
+		return nil, fmt.Errorf("read the VM's record: %w", err)
+	}
+	var info Info
+	if err := json.Unmarshal(data, &info); err != nil {
+		return nil, fmt.Errorf("read the VM's record %s: %w", d.record(), err)
+	}
+	return &info, nil
+}
+
+// List returns the sandboxes of a host, by their run directories below base. One
+// that cannot be read does not hide the others: its error is returned beside them.
+func List(base string) ([]Info, error) {
+	entries, err := os.ReadDir(base)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the run directory: %w", err)
+	}
+	var all []Info
+	var errs []error
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		// A folder without a record is being made or removed.
+		info, err := rundir(filepath.Join(base, e.Name())).info()
+		if err != nil {
+			errs = append(errs, err)
+		} else if info != nil {
+			all = append(all, *info)
+		}
+	}
+	return all, errors.Join(errs...)
+}

@@ -1,0 +1,81 @@
+package sandbox
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nanoclaw/nanoclaw/hypervisor"
+)
+
+func TestInfoOfRunDirectories(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "run")
+	if all, err := List(base); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v of a host that ran nothing", all, err)
+	}
+	want := Info{ID: "c1", Namespace: "moby", Agent: "sales", Policy: "d1", Mode: "enforce", Hypervisor: "qemu", CPUs: 2, Memory: 1 << 30, Began: time.Now().UTC().Round(0)}
+	d := newRundir(base, "moby", "c1")
+	if err := d.make(want); err != nil {
+		t.Fatal(err)
+	}
+	// One that is being made, and something that is none.
+	if err := errors.Join(os.Mkdir(filepath.Join(base, "new"), 0o700), os.WriteFile(filepath.Join(base, "file"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	all, err := List(base)
+	if err != nil || len(all) != 1 || all[0] != want {
+		t.Fatalf("%+v, %v; want %+v", all, err, want)
+	}
+	// A broken one does not hide the others.
+	broken := newRundir(base, "moby", "c2")
+	if err := errors.Join(os.Mkdir(string(broken), 0o700), os.WriteFile(broken.record(), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := List(base); err == nil || len(all) != 1 {
+		t.Errorf("%v, %v; want an error and the other one", all, err)
+	}
+
+	bundle := t.TempDir()
+	if err := rememberBase(bundle, base); err != nil {
+		t.Fatal(err)
+	}
+	left, err := Destroy(bundle, "moby", "c1")
+	if err != nil || left == nil || *left != want {
+		t.Errorf("%+v, %v; want what was there", left, err)
+	}
+	if left, err := Destroy(bundle, "moby", "c1"); err != nil || left != nil {
+		t.Errorf("%+v, %v of what is gone", left, err)
+	}
+}
+
+// exited is a VM that has ended in some way.
+type exited struct {
+	hypervisor.VM
+	cause hypervisor.Cause
+}
+
+func (e exited) Exit() hypervisor.Exit { return hypervisor.Exit{Cause: e.cause} }
+
+func TestEnd(t *testing.T) {
+	for cause, want := range map[hypervisor.Cause]End{
+		hypervisor.CauseGuest:   EndGuest,
+		hypervisor.CauseReset:   EndGuest,
+		hypervisor.CausePanic:   EndPanic,
+		hypervisor.CauseStopped: EndStopped,
+		hypervisor.CauseFailed:  EndVMM,
+		"some new cause":        EndVMM,
+	} {
+		s := &Sandbox{vm: exited{cause: cause}}
+		if got := s.End(); got != want {
+			t.Errorf("%s: %s, want %s", cause, got, want)
+		}
+		// What was seen to fail first decides: the VM was then stopped for it.
+		s.report(EndShare, errors.New("gone"))
+		s.report(EndAgent, errors.New("gone too"))
+		if got := s.End(); got != EndShare {
+			t.Errorf("%s, want %s", got, EndShare)
+		}
+	}
+}

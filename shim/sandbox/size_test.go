@@ -1,0 +1,75 @@
+package sandbox
+
+import (
+	"math"
+	"runtime"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func limited(memory, quota int64, period uint64) *specs.Spec {
+	r := &specs.LinuxResources{}
+	if memory != 0 {
+		r.Memory = &specs.LinuxMemory{Limit: &memory}
+	}
+	if quota != 0 {
+		r.CPU = &specs.LinuxCPU{Quota: &quota}
+		if period != 0 {
+			r.CPU.Period = &period
+		}
+	}
+	return &specs.Spec{Linux: &specs.Linux{Resources: r}}
+}
+
+func TestMemory(t *testing.T) {
+	const mib = 1 << 20
+	for name, tt := range map[string]struct {
+		spec *specs.Spec
+		want int64
+	}{
+		"no limits at all": {&specs.Spec{}, 512 * mib},
+		"no resources":     {&specs.Spec{Linux: &specs.Linux{}}, 512 * mib},
+		"no limit":         {limited(0, 0, 0), 512 * mib},
+		"unlimited":        {limited(-1, 0, 0), 512 * mib},
+		"a limit":          {limited(256*mib, 0, 0), 256*mib + guestReserve},
+		"an odd limit":     {limited(6*mib+1, 0, 0), 8*mib + guestReserve},
+	} {
+		if got := memoryFor(tt.spec, 512*mib); got != tt.want || got%memoryStep != 0 {
+			t.Errorf("%s: %d, want %d", name, got, tt.want)
+		}
+	}
+}
+
+func TestCPUs(t *testing.T) {
+	for name, tt := range map[string]struct {
+		spec      *specs.Spec
+		byDefault int
+		isolates  bool
+		want      int
+	}{
+		"the host's":         {&specs.Spec{}, 0, true, min(runtime.NumCPU(), maxCPUs)},
+		"one when emulated":  {&specs.Spec{}, 0, false, 1},
+		"the default":        {&specs.Spec{}, 3, false, 3},
+		"too many":           {&specs.Spec{}, 1000, true, maxCPUs},
+		"a quota":            {limited(0, 150_000, 100_000), 0, true, 2},
+		"the usual period":   {limited(0, 300_000, 0), 0, false, 3},
+		"less than one":      {limited(0, 10, 100_000), 0, true, 1},
+		"no quota":           {limited(0, -1, 100_000), 2, true, 2},
+		"a quota beyond all": {limited(0, math.MaxInt64/2, 1), 0, true, maxCPUs},
+	} {
+		if got := cpusFor(tt.spec, tt.byDefault, tt.isolates); got != tt.want {
+			t.Errorf("%s: %d, want %d", name, got, tt.want)
+		}
+	}
+}
+
+func TestResolvConf(t *testing.T) {
+	spec := &specs.Spec{Mounts: []specs.Mount{{Destination: "/etc/hosts", Source: "/h"}, {Destination: "/etc/resolv.conf", Source: "/r"}}}
+	if got := ResolvConf(spec); got != "/r" {
+		t.Errorf("got %q", got)
+	}
+	if got := ResolvConf(&specs.Spec{}); got != "" {
+		t.Errorf("got %q of an image's own", got)
+	}
+}
