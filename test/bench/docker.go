@@ -22,7 +22,8 @@ type engine struct {
 }
 
 // limit bounds one command: an engine that hangs ends the bench with an error.
-const limit = 3 * time.Minute
+// Where a VM is emulated within an emulated machine, one takes minutes.
+const limit = 10 * time.Minute
 
 // run is what one "docker run" showed.
 type run struct {

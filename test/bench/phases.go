@@ -29,7 +29,7 @@ var phases = []phase{
 	{"kernel", "", "kernel_ms"},
 	{"agent", "", "agent_ms"},
 	{"container", "crun create", "create_ms"},
-	{"container", "joining the network", "network_ms"},
+	{"container", "the audit entry, joining the network", "network_ms"},
 	{"container", "crun start, until the first byte of output is on the host", firstOutput},
 }
 
