@@ -13,14 +13,16 @@ import (
 type Input struct {
 	// ID is the container's id.
 	ID string
+	// Peers are the ids of the containers whose network this one joins.
+	Peers []string
 	// Annotations are the container's; only those that are [Ours] are read.
 	Annotations map[string]string
 	// Spec is the OCI spec as the engine wrote it. It is not changed.
 	Spec *specs.Spec
 	// Host is the host's policy file; nil: there is none.
 	Host *File
-	// Private are the runtime's own folders on this host, which are never shared,
-	// wherever the configuration has put them.
+	// Private are the runtime's own folders and files on this host, which are
+	// never shared, wherever the configuration has put them.
 	Private []string
 	// Enforced is what the caller can enforce. A policy that needs more is
 	// refused.
@@ -43,8 +45,10 @@ func Compile(in Input) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Container = in.ID
-	p.Mounts.Engine = engineFolders(in.ID, in.Spec)
+	p.Container, p.Peers = in.ID, in.Peers
+	for _, id := range append([]string{in.ID}, in.Peers...) {
+		p.Mounts.Engine = append(p.Mounts.Engine, engineFolders(id, in.Spec)...)
+	}
 	p.refusePrivate(in.Private)
 	if err := checkFlags(p, in.Spec); err != nil {
 		return nil, err

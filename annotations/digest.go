@@ -12,7 +12,7 @@ import (
 // container to the next. A comment added to the policy file does not change it.
 func (p *Policy) Digest() string {
 	q := *p
-	q.Container, q.Network.Namespace, q.Mounts.Engine = "", "", nil
+	q.Container, q.Peers, q.Network.Namespace, q.Mounts.Engine = "", nil, "", nil
 	b, err := json.Marshal(&q)
 	var tree any
 	if err == nil {

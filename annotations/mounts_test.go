@@ -237,6 +237,32 @@ func TestCheckRootfs(t *testing.T) {
 	}
 }
 
+func TestFilesOfThePeer(t *testing.T) {
+	const x = "/big/docker/containers/x/"
+	spec := dockerSpec(func(s *specs.Spec) {
+		for i := range s.Mounts {
+			s.Mounts[i].Source = strings.Replace(s.Mounts[i].Source, "/var/lib/docker/containers/"+testID+"/", x, 1)
+		}
+	})
+	p, err := Compile(Input{ID: testID, Peers: []string{"x", "y"}, Spec: spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		if err := p.CheckMount(Mount{Destination: "/etc/" + name, Source: fileAt(x + name)}); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, m := range []Mount{
+		{Destination: "/etc/hosts", Source: fileAt(x + "config.v2.json")},
+		{Destination: "/etc/hosts", Source: fileAt("/big/docker/containers/other/hosts")},
+		{Destination: "/run/secrets/s", Source: fileAt(x + "mounts/secrets/s")},
+		{Destination: "/d", Source: dir(x + "mounts")},
+	} {
+		refusal(t, p.CheckMount(m), "engine")
+	}
+}
+
 func FuzzCheckMount(f *testing.F) {
 	for _, s := range []string{"/", "/etc", "/var/run/docker.sock", "/home/a/.ssh/x", "/var/lib/docker/volumes/v/_data", "/etc/../srv"} {
 		f.Add("/x", s)

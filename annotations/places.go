@@ -47,16 +47,32 @@ func baselinePlaces() []Place {
 // they do not lie in one already.
 func (p *Policy) refusePrivate(folders []string) {
 	for _, folder := range folders {
-		folder = path.Clean(folder)
-		if slices.ContainsFunc(p.Mounts.Refuse, func(r Place) bool {
-			return path.IsAbs(r.Path) && r.Path != "/" && below(folder, r.Path)
-		}) {
-			continue
-		}
-		p.Mounts.Refuse = append(p.Mounts.Refuse, Place{
-			Path: folder, Kind: "a folder of nanoclaw's own", Rule: "mounts.refuse " + folder, Origin: baseline,
-		})
+		p.refuse(path.Clean(folder), "nanoclaw's own", baseline)
 	}
+}
+
+// refuseSecrets adds the files of the catalog's secrets: a tool's secret is used
+// for a container, and never shown to one.
+func (p *Policy) refuseSecrets(host *File) {
+	if host == nil {
+		return
+	}
+	for _, t := range host.Tools {
+		for _, s := range t.Secrets {
+			if _, file, ok := strings.Cut(s.Source, ":"); ok {
+				p.refuse(file, "a secret of the tool "+t.Name, s.Origin)
+			}
+		}
+	}
+}
+
+func (p *Policy) refuse(place, kind string, from Origin) {
+	if slices.ContainsFunc(p.Mounts.Refuse, func(r Place) bool {
+		return path.IsAbs(r.Path) && r.Path != "/" && below(place, r.Path)
+	}) {
+		return
+	}
+	p.Mounts.Refuse = append(p.Mounts.Refuse, Place{Path: place, Kind: kind, Rule: "mounts.refuse " + place, Origin: from})
 }
 
 // Probes are names to look for below a folder that is to be shared, one level
@@ -158,17 +174,21 @@ func initProgram(m Mount) bool {
 }
 
 // ownFile reports whether the engine itself made this mount for this container:
-// one of its three files, or something in the container's own folder of mounts
-// (swarm secrets, a shareable /dev/shm).
+// one of its three files, which are those of the other one where it joins a
+// network, or something in the container's own folder of mounts (swarm secrets,
+// a shareable /dev/shm).
 func (p *Policy) ownFile(m Mount) bool {
 	if p.Container == "" {
 		return false
 	}
 	for _, folder := range p.engine() {
-		own := path.Join(folder, "containers", p.Container)
-		if name, ok := ownFiles[m.Destination]; ok && m.Source.Path == path.Join(own, name) && m.Source.Kind == KindFile {
-			return true
+		name, known := ownFiles[m.Destination]
+		for _, id := range append([]string{p.Container}, p.Peers...) {
+			if known && m.Source.Path == path.Join(folder, "containers", id, name) && m.Source.Kind == KindFile {
+				return true
+			}
 		}
+		own := path.Join(folder, "containers", p.Container)
 		if below(m.Source.Path, path.Join(own, "mounts")) {
 			return true
 		}

@@ -25,6 +25,9 @@ type Policy struct {
 	From *Origin `json:"from,omitempty"`
 	// Container is the container's id.
 	Container string `json:"container"`
+	// Peers are the ids of the containers in whose network, and so in whose VM,
+	// it is.
+	Peers []string `json:"peers,omitempty"`
 	// Agent is the agent's name; empty: the baseline.
 	Agent  string `json:"agent,omitempty"`
 	Mounts Mounts `json:"mounts"`

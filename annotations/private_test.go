@@ -27,6 +27,15 @@ func TestPrivateFolders(t *testing.T) {
 			t.Errorf("%s: %v, want it refused: %v", source, err, refused)
 		}
 	}
+	// A tool's secret is not to be seen, and neither is the folder it is in.
+	secrets := parse(t, "tools: {t: {secrets: [{env: E, source: \"file:/srv/keys/e\", hosts: [x.org]}]}}\n")
+	p, err := Compile(Input{ID: testID, Spec: dockerSpec(), Host: secrets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []Source{fileAt("/srv/keys/e"), dir("/srv/keys"), dir("/srv")} {
+		refusal(t, p.CheckMount(Mount{Destination: "/w", ReadOnly: true, Source: source}), "a secret of the tool t", "policy.yaml:1")
+	}
 	// Without the setting a container gets what it asks for.
 	if err := compile().CheckMount(Mount{Destination: "/w", Source: dir("/srv/audit")}); err != nil {
 		t.Error(err)

@@ -35,8 +35,12 @@ func (r *reader) origin(n *document.Node) Origin { return r.at(n.Line) }
 
 func (r *reader) at(line int) Origin { return Origin{Layer: r.layer, Where: r.where(line)} }
 
-// bad notes a problem. A file with a great many of them is no policy file.
+// bad notes a problem. A file with a great many of them is no policy file, and
+// the last says that there are more.
 func (r *reader) bad(line int, what, instead string) {
+	if len(r.problems) == maxFound-1 {
+		what, instead = "there are more problems than are shown", "correct these first"
+	}
 	if len(r.problems) < maxFound {
 		r.problems = append(r.problems, Problem{Where: r.file, Line: line, What: r.subject + what, Instead: instead})
 	}

@@ -15,6 +15,7 @@ func resolve(host *File, agent *Agent, r rules) *Policy {
 		Mounts: Mounts{Refuse: baselinePlaces(), Sources: r.sources, Allow: r.allow, Readonly: r.readonly, Hide: r.hide},
 		Limits: r.limits, Exec: r.exec, Network: r.network,
 	}
+	p.refuseSecrets(host)
 	if p.Mode == "" {
 		p.Mode = ModeEnforce
 	} else {

@@ -18,11 +18,20 @@ func auditCommand() *cobra.Command {
 		Short: "Reads and verifies the record of what containers did",
 		Args:  noArguments,
 	}
-	cmd.PersistentFlags().StringVar(&f.config, "config", "", "configuration file (default "+config.DefaultPath+")")
-	cmd.PersistentFlags().StringVar(&f.dir, "dir", "", "the log's folder (default: audit.dir of the configuration)")
+	f.add(cmd.PersistentFlags())
 	cmd.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	cmd.AddCommand(auditShowCommand(&f), auditFollowCommand(&f), auditVerifyCommand(&f))
 	return cmd
+}
+
+// stringFlags is a command's own flags, or those of its subcommands too.
+type stringFlags interface {
+	StringVar(p *string, name, value, usage string)
+}
+
+func (f *auditFlags) add(flags stringFlags) {
+	flags.StringVar(&f.config, "config", "", "configuration file (default "+config.DefaultPath+")")
+	flags.StringVar(&f.dir, "dir", "", "the log's folder (default: audit.dir of the configuration)")
 }
 
 // folder is the folder of the log that is meant.

@@ -121,6 +121,23 @@ func TestAuditFollow(t *testing.T) {
 	}
 }
 
+func TestLearn(t *testing.T) {
+	dir, _ := auditLog(t)
+	code, stdout, stderr := run(t, "learn", "--dir", dir, "--container", "aaa")
+	if code != 0 || stderr != "" || !strings.Contains(stdout, `- name: "agent-aaa"`) || !strings.Contains(stdout, `- "/bin/aaa"`) || strings.Contains(stdout, "bbb") {
+		t.Errorf("exit code %d, stderr %q, stdout\n%s", code, stderr, stdout)
+	}
+	if code, stdout, _ := run(t, "learn", "--dir", dir, "--agent", "agent-bbb", "--name", "mine"); code != 0 || !strings.Contains(stdout, `- name: "mine"`) {
+		t.Errorf("exit code %d, stdout\n%s", code, stdout)
+	}
+	if code, _, stderr := run(t, "learn", "--dir", dir); code != exitUsage || !strings.Contains(stderr, "--container or --agent") {
+		t.Errorf("exit code %d, stderr %q", code, stderr)
+	}
+	if code, _, stderr := run(t, "learn", "--dir", dir, "--container", "zzz"); code != exitFailed || !strings.Contains(stderr, "no record") {
+		t.Errorf("exit code %d, stderr %q", code, stderr)
+	}
+}
+
 func TestPs(t *testing.T) {
 	_, configFile := auditLog(t)
 	code, stdout, stderr := run(t, "ps", "--config", configFile)

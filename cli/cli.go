@@ -31,6 +31,7 @@ var subcommands = []func() *cobra.Command{
 	doctorCommand,
 	psCommand,
 	auditCommand,
+	learnCommand,
 	policyCommand,
 }
 

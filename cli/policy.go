@@ -114,7 +114,11 @@ are only looked at when the container is started.`,
 			if err != nil {
 				return err
 			}
-			x := explain.New(explain.Input{Request: request, Host: host, Enforced: config.Enforced, Resolve: hostfile.Resolve})
+			cfg, err := config.Load("")
+			if err != nil {
+				return err
+			}
+			x := explain.New(explain.Input{Request: request, Host: host, Private: cfg.Private(), Enforced: config.Enforced, Resolve: hostfile.Resolve})
 			if asJSON {
 				err = x.WriteJSON(c.OutOrStdout())
 			} else {

@@ -137,6 +137,7 @@ func (r *Report) Write(w io.Writer) error {
 	} else {
 		out.line("%s: %s, %s; %s passed, %d failed, %d undecided; %s, %s", r.File, count(r.Agents, "agent"), count(r.Tools, "tool"),
 			count(outcomes[Passed], "test"), outcomes[Failed], outcomes[Undecided], count(len(r.Errors), "error"), count(len(r.Warnings), "warning"))
+		out.line("sha256 %s", r.Digest)
 	}
 	return out.err
 }

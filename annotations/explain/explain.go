@@ -61,6 +61,8 @@ type Input struct {
 	Request *Request
 	// Host is the policy file; nil: there is none.
 	Host *annotations.File
+	// Private are what [annotations.Input] has under this name.
+	Private []string
 	// Enforced is what the host's runtime enforces.
 	Enforced annotations.Enforced
 	Resolve  Resolver
@@ -74,7 +76,7 @@ func New(in Input) *Explanation {
 	}
 	const id = "not-yet-run"
 	p, err := annotations.Compile(annotations.Input{
-		ID: id, Annotations: in.Request.Annotations, Spec: in.Request.spec, Host: in.Host, Enforced: annotations.Everything,
+		ID: id, Annotations: in.Request.Annotations, Spec: in.Request.spec, Host: in.Host, Private: in.Private, Enforced: annotations.Everything,
 	})
 	if err != nil {
 		x.Refused = append(x.Refused, err.Error())

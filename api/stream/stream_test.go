@@ -137,6 +137,10 @@ func TestDNSRoundTrip(t *testing.T) {
 func FuzzReadHeader(f *testing.F) {
 	f.Add([]byte("nanoclaw/1 stdin 00ff\n"))
 	f.Add([]byte("nanoclaw/1 dns 00\nrest"))
+	f.Add([]byte("nanoclaw/1 stdout ../x\n"))
+	f.Add([]byte("nanoclaw/1  stderr 00\n"))
+	f.Add([]byte("nanoclaw/1 stderr 00\r\n"))
+	f.Add(bytes.Repeat([]byte("0"), maxHeader+1))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		h, err := ReadHeader(bytes.NewReader(in))
 		if err == nil && (!h.Kind.valid() || !ValidID(h.ID)) {
@@ -148,6 +152,9 @@ func FuzzReadHeader(f *testing.F) {
 func FuzzReader(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x03abc\x00\x00\x00\x00"))
 	f.Add([]byte("\x00\x01\x00\x01"))
+	f.Add([]byte("\x00\x00\x40\x01one more than the longest frame"))
+	f.Add([]byte("\x00\x00\x00\x01a\x00\x00\x00\x01b\x00\x00"))
+	f.Add([]byte("\x00\x00\x00\x00after the end"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		out, err := io.ReadAll(NewReader(only(bytes.NewReader(in))))
 		if len(out) > len(in) {
@@ -158,6 +165,10 @@ func FuzzReader(f *testing.F) {
 
 func FuzzReadDNS(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x11\x00\x00\x00\x01\x000123456789ab"))
+	f.Add([]byte("\x00\x00\x00\x11\x00\x00\x00\x01\x020123456789ab")) // no transport
+	f.Add([]byte("\x00\x00\x00\x10\x00\x00\x00\x01\x000123456789a"))  // too short
+	f.Add([]byte("\x00\x01\x00\x01\x00\x00\x00\x01\x00"))
+	f.Add([]byte("\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		m, err := ReadDNS(bytes.NewReader(in))
 		if err == nil && (len(m.Message) < dnsHeader || len(m.Message) > MaxDNSMessage) {

@@ -27,7 +27,7 @@ var translations = []struct {
 }{
 	{regexp.MustCompile("executable file `(.*)` not found in \\$PATH"), "exec: %[1]q: executable file not found in $PATH"},
 	{regexp.MustCompile("executable file `(.+)` not found"), "exec: %[1]q: stat %[1]s: no such file or directory"},
-	{regexp.MustCompile("executable file `(.*)` not found"), "exec: %[1]q: executable file not found in $PATH"},
+	{regexp.MustCompile("cannot find `(.*)` in \\$PATH"), "exec: %[1]q: executable file not found in $PATH"},
 	{regexp.MustCompile("the path `(.*)` is not a regular file"), "exec: %[1]q: is a directory: permission denied"},
 	{regexp.MustCompile("the path `(.*)` exists but it is not executable"), "exec: %[1]q: permission denied"},
 	{regexp.MustCompile("chdir to `(.*)`: No such file or directory"), "chdir to cwd (%[1]q) set in config.json failed: no such file or directory"},

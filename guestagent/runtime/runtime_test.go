@@ -17,7 +17,7 @@ func TestExplain(t *testing.T) {
 		{"create", "executable file `nothere` not found in $PATH: No such file or directory", run + `exec: "nothere": executable file not found in $PATH`},
 		{"exec", "executable file `nothere` not found in $PATH: No such file or directory", start + `exec: "nothere": executable file not found in $PATH`},
 		{"exec", "executable file `/nothere` not found: No such file or directory", start + `exec: "/nothere": stat /nothere: no such file or directory`},
-		{"exec", "executable file `` not found: No such file or directory", start + `exec: "": executable file not found in $PATH`},
+		{"exec", "cannot find `` in $PATH: No such file or directory", start + `exec: "": executable file not found in $PATH`},
 		{"exec", "the path `/etc` is not a regular file: Operation not permitted", start + `exec: "/etc": is a directory: permission denied`},
 		{"exec", "the path `/etc/passwd` exists but it is not executable: Operation not permitted", start + `exec: "/etc/passwd": permission denied`},
 		{"exec", "chdir to `/none`: No such file or directory", start + `chdir to cwd ("/none") set in config.json failed: no such file or directory`},

@@ -270,6 +270,14 @@ func TestTornLineIsSaidAndTheChainGoesOn(t *testing.T) {
 		if r, err := Verify(l.o.Dir, VerifyOptions{}); err != nil || r.Intact() {
 			t.Errorf("a change of the torn piece %.10q was not found: %v", piece, err)
 		}
+		// And so does its absence.
+		change(t, l.o.Dir, func(data []byte) []byte {
+			lines := bytes.SplitAfter(data, []byte("\n"))
+			return bytes.Join(append(lines[:2], lines[3:]...), nil)
+		})
+		if r, err := Verify(l.o.Dir, VerifyOptions{}); err != nil || len(r.Problems) != 1 {
+			t.Errorf("the absence of the torn piece %.10q was not found: %v, %v", piece, err, r.Problems)
+		}
 	}
 }
 
@@ -294,6 +302,21 @@ func TestDamageIsSaidByTheNextWriter(t *testing.T) {
 		},
 		"last line changed": func(t *testing.T, dir string) {
 			change(t, dir, func(data []byte) []byte { data[len(data)-40] ^= 1; return data })
+		},
+		"last line replaced": func(t *testing.T, dir string) {
+			change(t, dir, func(data []byte) []byte {
+				cut := bytes.LastIndexByte(data[:len(data)-1], '\n') + 1
+				old, err := decode(data[cut : len(data)-1])
+				if err != nil {
+					t.Fatal(err)
+				}
+				old.Decision = Allow
+				line, err := encode(&old)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return append(data[:cut], line...)
+			})
 		},
 		"last newline changed": func(t *testing.T, dir string) {
 			change(t, dir, func(data []byte) []byte { data[len(data)-1] ^= 1; return data })
@@ -486,7 +509,7 @@ func TestFullDisk(t *testing.T) {
 func TestFolderMovedAwayWhileOpen(t *testing.T) {
 	l := newTestLog(t, Options{})
 	mustAppend(t, l, event("a", 1))
-	if err := os.Rename(l.o.Dir, l.o.Dir+".old"); err != nil {
+	if err := errors.Join(os.Rename(l.o.Dir, l.o.Dir+".old"), os.Mkdir(l.o.Dir, 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	mustAppend(t, l, event("a", 2))

@@ -151,6 +151,55 @@ func TestVerifyFindsEveryChangedLine(t *testing.T) {
 	mustVerify(t, dir, 0)
 }
 
+// Each kind of damage is named for what it is, at the line where it is.
+func TestVerifyNamesTheDamage(t *testing.T) {
+	l := newTestLog(t, Options{})
+	for n := range 5 {
+		mustAppend(t, l, event("a", n))
+	}
+	files := load(t, l.o.Dir)
+	lines := bytes.SplitAfter(files[FileName], []byte("\n"))
+	lines = lines[:len(lines)-1]
+	// A line by somebody who can hash, but does not write the rest anew.
+	forged, err := decode(bytes.TrimSuffix(lines[2], []byte("\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged.Decision = Allow
+	forgery, err := encode(&forged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := decode(bytes.TrimSuffix(lines[5], []byte("\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last.Decision = Allow
+	replaced, err := encode(&last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, changed := range map[string][][]byte{
+		"head: record 6 is not the one that was written":                      {lines[0], lines[1], lines[2], lines[3], lines[4], replaced},
+		"audit.jsonl:4: record 4 does not follow the record before it":        {lines[0], lines[1], forgery, lines[3], lines[4], lines[5]},
+		"audit.jsonl:3: record 3 is missing before this line":                 {lines[0], lines[1], lines[3], lines[4], lines[5]},
+		"audit.jsonl:3: records 3 to 4 are missing before this line":          {lines[0], lines[1], lines[4], lines[5]},
+		"audit.jsonl:4: record 3 stands after record 4":                       {lines[0], lines[1], lines[3], lines[2], lines[4], lines[5]},
+		"audit.jsonl:2: it is no record":                                      {lines[0], []byte("{}\n"), lines[1], lines[2], lines[3], lines[4], lines[5]},
+		"audit.jsonl: records 5 to 6 are missing at the end":                  {lines[0], lines[1], lines[2], lines[3]},
+		"audit.jsonl:1: records up to 1 are missing before this line, and no": {lines[1], lines[2], lines[3], lines[4], lines[5]},
+	} {
+		all := maps.Clone(files)
+		all[FileName] = bytes.Join(changed, nil)
+		save(t, l.o.Dir, all)
+		r, err := Verify(l.o.Dir, VerifyOptions{})
+		named := func(f Finding) bool { return strings.HasPrefix(f.String(), want) }
+		if err != nil || !slices.ContainsFunc(r.Problems, named) {
+			t.Errorf("%v: %v, want %s", err, r.Problems, want)
+		}
+	}
+}
+
 func TestVerifyFindsRandomMutations(t *testing.T) {
 	files := sample(t)
 	dir := filepath.Join(t.TempDir(), "log")
@@ -227,10 +276,20 @@ func TestVerifyWithoutALog(t *testing.T) {
 			t.Errorf("%s: a log that is not there was verified", name)
 		}
 	}
+	// As the first writer left it, whose disk was full.
+	dir := t.TempDir()
+	data, err := head{Hash: noHash}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	save(t, dir, map[string][]byte{headName: data, FileName: nil})
+	if r, err := Verify(dir, VerifyOptions{}); err != nil || r.Intact() {
+		t.Errorf("a log without a record is intact: %v", err)
+	}
 }
 
 func TestVerifyWhileWritten(t *testing.T) {
-	l := newTestLog(t, Options{MaxSize: 4 << 10, Keep: 4})
+	l := newTestLog(t, Options{MaxSize: 1, Keep: 3}) // each record in a file of its own
 	mustAppend(t, l, event("a", 0))
 	stop := make(chan struct{})
 	done := make(chan error)

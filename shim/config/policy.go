@@ -19,6 +19,10 @@ const DefaultPolicy = "/etc/nanoclaw/policy.yaml"
 // enforces something adds its capability here, and nowhere else.
 var Enforced annotations.Enforced
 
+// Private are the folders and files of this host that no container may be given:
+// who can write there can rewrite what containers may do, or did.
+func (c *Config) Private() []string { return []string{c.Audit.Dir, c.RunDir, c.Policy} }
+
 // LoadPolicy reads the host's policy file. Where there is none at the default
 // place the result is nil, which is the baseline; one that the configuration
 // names must exist. Only root may be able to write it: whoever can write it

@@ -84,7 +84,9 @@ type Agent struct {
 	client *ttrpc.Client
 	rpc    agent.AgentService
 	vm     Dialer
-	lost   chan struct{}
+	// answers is the connection.
+	answers *answers
+	lost    chan struct{}
 
 	mu    sync.Mutex
 	calls map[string]int
@@ -93,7 +95,8 @@ type Agent struct {
 // NewAgent returns the agent at the other end of conn, whose VM is vm.
 func NewAgent(conn net.Conn, vm Dialer) *Agent {
 	a := &Agent{vm: vm, lost: make(chan struct{}), calls: map[string]int{}}
-	a.client = ttrpc.NewClient(conn,
+	a.answers = &answers{Conn: conn}
+	a.client = ttrpc.NewClient(a.answers,
 		ttrpc.WithOnClose(func() { close(a.lost) }),
 		ttrpc.WithUnaryClientInterceptor(a.intercept))
 	a.rpc = agent.NewAgentClient(a.client)
@@ -113,6 +116,7 @@ func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.R
 	// connection.
 	var reply ttrpc.Response
 	sent := make(chan error, 1)
+	a.answers.expect()
 	go func() { sent <- invoke(ctx, req, &reply) }()
 	var err error
 	select {

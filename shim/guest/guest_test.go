@@ -284,6 +284,25 @@ func frame(stream uint32, kind byte, payload []byte) []byte {
 	return append(append(b, kind, 0), payload...)
 }
 
+// A guest that talks without being asked is cut off; it would fill the host's log.
+func TestUnaskedAnswers(t *testing.T) {
+	host, there := streamtest.Pipe()
+	a := guest.NewAgent(host, nil)
+	defer func() { _ = a.Close() }()
+	go func() {
+		for {
+			if _, err := there.Write(frame(1, 2, nil)); err != nil {
+				return
+			}
+		}
+	}()
+	select {
+	case <-a.Lost():
+	case <-time.After(10 * time.Second):
+		t.Fatal("it may go on for ever")
+	}
+}
+
 // Whatever the guest says instead of an answer, a call ends, and so does the
 // connection once the guest has closed it.
 func FuzzAgent(f *testing.F) {

@@ -53,7 +53,9 @@ var _ shim.Manager = Manager{}
 // Name implements shim.Manager.
 func (Manager) Name() string { return Name }
 
-// Start starts a shim that serves the task API and returns its address.
+// Start starts a shim that serves the task API and returns its address. A
+// container that joins the network of another one of ours is served by the
+// other one's shim, since it runs in the same VM.
 //
 // Nothing may be written to standard output or standard error but the reply:
 // containerd reads both as one.
@@ -66,6 +68,9 @@ func (Manager) Start(ctx context.Context, id string, opts shim.StartOpts) (_ shi
 		return params, err
 	}
 	if err := rememberConfig(os.Stdin); err != nil {
+		return params, err
+	}
+	if params.Address, err = joined(ctx, ns, opts.Address); err != nil || params.Address != "" {
 		return params, err
 	}
 	address, err := shim.SocketAddress(ctx, opts.Address, id, false)

@@ -130,8 +130,13 @@ func options(t *testing.T, v any) []byte {
 func newBundle(t *testing.T) string {
 	t.Helper()
 	bundle := filepath.Join(t.TempDir(), "c1")
-	if err := os.Mkdir(bundle, 0o700); err != nil {
-		t.Fatal(err)
+	for _, err := range []error{
+		os.Mkdir(bundle, 0o700),
+		os.WriteFile(filepath.Join(bundle, "config.json"), []byte(`{"linux":{},"root":{"path":"rootfs"},"process":{}}`), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	return bundle
 }

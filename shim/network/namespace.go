@@ -22,20 +22,24 @@ var (
 // nsfsMagic is what statfs reports for a file that is a namespace.
 const nsfsMagic = 0x6e736673
 
-// identity tells one namespace from another.
-type identity struct{ dev, ino uint64 }
+// Identity tells one namespace from another, as long as both live.
+type Identity struct {
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
 
-func identify(path string) (identity, error) {
+// Identify returns the identity of the namespace at path.
+func Identify(path string) (Identity, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		return identity{}, &os.PathError{Op: "stat", Path: path, Err: err}
+		return Identity{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return identity{st.Dev, st.Ino}, nil
+	return Identity{st.Dev, st.Ino}, nil
 }
 
 // startedIn is the namespace this program was started in, asked before any
 // thread of it can have gone elsewhere.
-var startedIn, errStartedIn = identify("/proc/self/ns/net")
+var startedIn, errStartedIn = Identify("/proc/self/ns/net")
 
 // Namespace is a network namespace. It lives at least as long as it is open.
 type Namespace struct {
@@ -97,25 +101,24 @@ func (n *Namespace) check() error {
 	if kind != unix.CLONE_NEWNET {
 		return errors.New("this is not a network namespace")
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(n.Fd(), &st); err != nil {
-		return fmt.Errorf("stat: %w", err)
+	id, err := n.Identity()
+	if err != nil {
+		return err
 	}
-	id := identity{st.Dev, st.Ino}
 	if err := notHost(id); err != nil {
 		return err
 	}
 	return notOccupied(id)
 }
 
-func notHost(id identity) error {
+func notHost(id Identity) error {
 	if errStartedIn != nil {
 		return errStartedIn
 	}
 	if id == startedIn {
 		return ErrHostNamespace
 	}
-	first, err := identify("/proc/1/ns/net")
+	first, err := Identify("/proc/1/ns/net")
 	if errors.Is(err, os.ErrPermission) {
 		// Nested in a container, not even root may ask this. PID 1's namespace
 		// is then still refused, as one in use.
@@ -130,7 +133,7 @@ func notHost(id identity) error {
 	return nil
 }
 
-func notOccupied(id identity) error {
+func notOccupied(id Identity) error {
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return err
@@ -144,12 +147,21 @@ func notOccupied(id identity) error {
 			continue
 		}
 		// A process that ended meanwhile is not in the way.
-		other, err := identify("/proc/" + name + "/ns/net")
+		other, err := Identify("/proc/" + name + "/ns/net")
 		if err == nil && other == id {
 			return fmt.Errorf("%w (PID %s)", ErrOccupied, name)
 		}
 	}
 	return nil
+}
+
+// Identity tells this namespace from others.
+func (n *Namespace) Identity() (Identity, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(n.Fd(), &st); err != nil {
+		return Identity{}, fmt.Errorf("stat: %w", err)
+	}
+	return Identity{st.Dev, st.Ino}, nil
 }
 
 // Fd is the namespace's descriptor, valid until Close.

@@ -70,7 +70,7 @@ func TestOpenNamespace(t *testing.T) {
 // container, it cannot even be opened.
 func hostError(t *testing.T) error {
 	t.Helper()
-	_, err := identify("/proc/1/ns/net")
+	_, err := Identify("/proc/1/ns/net")
 	if err != nil {
 		return os.ErrPermission
 	}
@@ -102,9 +102,9 @@ func TestOccupiedNamespace(t *testing.T) {
 func TestThreadsComeHome(t *testing.T) {
 	requireRoot(t)
 	ns := newNamespace(t)
-	var inside identity
+	var inside Identity
 	if err := ns.Do(func() (err error) {
-		inside, err = identify("/proc/thread-self/ns/net")
+		inside, err = Identify("/proc/thread-self/ns/net")
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestThreadsComeHome(t *testing.T) {
 	for range 200 {
 		wg.Go(func() {
 			err := ns.Do(func() error {
-				now, err := identify("/proc/thread-self/ns/net")
+				now, err := Identify("/proc/thread-self/ns/net")
 				if err == nil && now != inside {
 					err = errors.New("Do ran elsewhere")
 				}
@@ -137,7 +137,7 @@ func TestThreadsComeHome(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, task := range tasks {
-		if id, err := identify(task); err == nil && id != startedIn {
+		if id, err := Identify(task); err == nil && id != startedIn {
 			t.Errorf("%s is in another namespace", task)
 		}
 	}
@@ -151,13 +151,13 @@ func TestEnter(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if id, err := identify("/proc/thread-self/ns/net"); err != nil || id == startedIn {
+		if id, err := Identify("/proc/thread-self/ns/net"); err != nil || id == startedIn {
 			t.Errorf("Enter did not (%v)", err)
 		}
 		if err := leave(); err != nil {
 			return err
 		}
-		if id, err := identify("/proc/thread-self/ns/net"); err != nil || id != startedIn {
+		if id, err := Identify("/proc/thread-self/ns/net"); err != nil || id != startedIn {
 			t.Errorf("leave did not (%v)", err)
 		}
 		return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
+	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
 // maxInfo bounds the record of a VM, in bytes.
@@ -23,6 +24,12 @@ type Info struct {
 	Namespace string `json:"namespace,omitempty"`
 	// Cgroup is the VM's, below the mount point.
 	Cgroup string `json:"cgroup"`
+	// Shared is set once another container has joined: the VM may outlive the
+	// first one.
+	Shared bool `json:"shared,omitempty"`
+	// Network is the network namespace's identity: by it a container that joins
+	// another one's network finds the VM.
+	Network network.Identity `json:"network"`
 	// Agent is the agent that the container runs as, Policy its policy's digest.
 	Agent  string           `json:"agent,omitempty"`
 	Policy string           `json:"policy,omitempty"`
@@ -81,4 +88,21 @@ func List(base string) ([]Info, error) {
 		}
 	}
 	return all, errors.Join(errs...)
+}
+
+// Owner returns the id of the sandbox, among those of a containerd namespace,
+// whose network namespace is the one at path. It is empty where there is none.
+func Owner(base, namespace, path string) (string, error) {
+	wanted, err := network.Identify(path)
+	if err != nil {
+		return "", err
+	}
+	// A record that cannot be read is not that of a VM that runs.
+	all, _ := List(base)
+	for _, info := range all {
+		if info.Namespace == namespace && info.Network == wanted {
+			return info.ID, nil
+		}
+	}
+	return "", nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
 func TestInfoOfRunDirectories(t *testing.T) {
@@ -47,6 +48,66 @@ func TestInfoOfRunDirectories(t *testing.T) {
 	}
 	if left, err := Destroy(bundle, "moby", "c1"); err != nil || left != nil {
 		t.Errorf("%+v, %v of what is gone", left, err)
+	}
+}
+
+func TestOwner(t *testing.T) {
+	base := t.TempDir()
+	own, err := network.Identify("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, info := range map[string]Info{
+		"x":     {Namespace: "moby", Network: own},
+		"other": {Namespace: "moby"},
+		"z":     {Namespace: "k8s.io", Network: own},
+	} {
+		info.ID = id
+		if err := newRundir(base, info.Namespace, id).make(info); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]string{"/proc/self/ns/net": "x", "/proc/self/ns/pid": ""} {
+		if got, err := Owner(base, "moby", path); err != nil || got != want {
+			t.Errorf("the owner of %s is %q, %v; want %q", path, got, err, want)
+		}
+	}
+	if _, err := Owner(base, "moby", "/no/such/namespace"); err == nil {
+		t.Error("a namespace that is not there has an owner")
+	}
+}
+
+// A VM that another container has joined outlives the first one, as long as its
+// shim lives.
+func TestSharedSandboxIsNotDestroyed(t *testing.T) {
+	base, bundle, joined := t.TempDir(), t.TempDir(), t.TempDir()
+	if err := errors.Join(rememberBase(bundle, base), rememberBase(joined, base), rememberOwner(joined, "x")); err != nil {
+		t.Fatal(err)
+	}
+	d := newRundir(base, "moby", "x")
+	info := Info{ID: "x", Namespace: "moby"}
+	if err := d.make(info); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := d.hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Shared = true
+	if err := d.write(info); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := Destroy(bundle, "moby", "x"); err != nil || left != nil {
+		t.Errorf("destroyed %+v, %v", left, err)
+	}
+	if err := d.make(info); err == nil {
+		t.Error("the folder of a VM in use was taken")
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := Destroy(joined, "moby", "y"); err != nil || left == nil || left.ID != "x" {
+		t.Errorf("%+v, %v of a VM whose shim is gone", left, err)
 	}
 }
 

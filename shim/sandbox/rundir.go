@@ -48,12 +48,79 @@ func rememberedBase(bundle string) (string, error) {
 	return string(base), nil
 }
 
+// ownerFile holds, in the bundle of a container that joined the network of
+// another one, the id of the sandbox that it is in.
+const ownerFile = "nanoclaw-sandbox"
+
+func rememberOwner(bundle, id string) error {
+	if err := os.WriteFile(filepath.Join(bundle, ownerFile), []byte(id), 0o600); err != nil {
+		return fmt.Errorf("note the sandbox in the bundle: %w", err)
+	}
+	return nil
+}
+
+// rememberedOwner is id itself where the container has a sandbox of its own.
+func rememberedOwner(bundle, id string) (string, error) {
+	owner, err := os.ReadFile(filepath.Join(bundle, ownerFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return id, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the sandbox from the bundle: %w", err)
+	}
+	return string(owner), nil
+}
+
 func (d rundir) console() string { return filepath.Join(string(d), "console.log") }
 func (d rundir) record() string  { return filepath.Join(string(d), "vm.json") }
 
+// lock is held by the shim as long as the VM is its.
+func (d rundir) lock() string { return filepath.Join(string(d), "lock") }
+
+// hold takes the lock, which the kernel lets go when this process ends.
+func (d rundir) hold() (*os.File, error) {
+	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the run directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the run directory %s: %w", d, err), f.Close())
+	}
+	return f, nil
+}
+
+// serialise waits until no other process destroys the sandbox, and has others
+// wait until unlock. A folder that is not there needs no lock.
+func (d rundir) serialise() (unlock func(), err error) {
+	f, err := os.Open(string(d))
+	if errors.Is(err, os.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock the run directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the run directory %s: %w", d, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // the kernel unlocks with the last descriptor
+}
+
+// held reports whether a shim that lives holds the lock.
+func (d rundir) held() bool {
+	f, err := os.Open(d.lock())
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
 // make makes the folder. What a predecessor of the same name left is removed
-// first, as "delete" would.
+// first, as "delete" would, unless its VM is in use.
 func (d rundir) make(info Info) error {
+	if d.held() {
+		return errors.New("the virtual machine of this container's last run is still in use by a container that joined its network (--network container:…); remove that one first")
+	}
 	if err := d.destroy(); err != nil {
 		return err
 	}
@@ -63,17 +130,26 @@ func (d rundir) make(info Info) error {
 	if err := os.Mkdir(string(d), 0o700); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
+	if err := d.write(info); err != nil {
+		return errors.Join(err, d.remove())
+	}
+	return nil
+}
+
+// write replaces the record.
+func (d rundir) write(info Info) error {
 	data, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}
-	// Whole or not at all: Destroy could do nothing with a part of it.
+	// Whole or not at all: others may read it at any time, and Destroy could do
+	// nothing with a part of it.
 	part := d.record() + ".part"
-	if err := os.WriteFile(part, data, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("write the VM's record: %w", err), d.remove())
+	if err = os.WriteFile(part, data, 0o600); err == nil {
+		err = os.Rename(part, d.record())
 	}
-	if err := os.Rename(part, d.record()); err != nil {
-		return errors.Join(fmt.Errorf("write the VM's record: %w", err), d.remove())
+	if err != nil {
+		return fmt.Errorf("write the VM's record: %w", err)
 	}
 	return nil
 }

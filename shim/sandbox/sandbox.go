@@ -3,8 +3,8 @@
 // connection to the agent. It is started and ended as a whole.
 //
 // It knows containers only as something to share files for; their life is
-// package task. Nothing in it assumes that a VM holds one container, though
-// under Docker each does.
+// package task. A VM holds one container under Docker, and those that join its
+// network (--network container:X).
 //
 // However a part of it ends (the guest powers off, the VMM or virtiofsd is
 // killed, the agent stops answering), Done is closed, once, and nothing is left
@@ -17,11 +17,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -94,8 +96,12 @@ type Sandbox struct {
 
 	// relaying says whether DNS questions are relayed.
 	relaying atomic.Bool
+	// following is done once changes of the network are followed.
+	following sync.Once
 
 	mu sync.Mutex
+	// users is how many containers are in the VM.
+	users int
 	// resolv is the host's file behind the container's resolv.conf.
 	resolv   string
 	reported error
@@ -119,12 +125,21 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		}
 	}()
 
+	if s.ns, err = openNamespace(o.Policy); err != nil {
+		return nil, err
+	}
+	undo.Add("close network namespace", s.ns.Close)
+	undo.Add("end what uses the network namespace", s.endBeside)
+	identity, err := s.ns.Identity()
+	if err != nil {
+		return nil, err
+	}
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
 	if err := rememberBase(o.Bundle, o.Config.RunDir); err != nil {
 		return nil, err
 	}
 	s.info = Info{
-		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath,
+		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath, Network: identity,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
 		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
 		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
@@ -136,17 +151,17 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	}
 	// The record goes last: while something is left in the cgroup, "delete" needs it.
 	undo.Add("remove cgroup and run directory", s.dir.destroy)
+	lock, err := s.dir.hold()
+	if err != nil {
+		return nil, err
+	}
+	undo.Add("unlock the run directory", lock.Close)
 
 	cg, err := vmcgroup.New(cgroupPath, s.info.Memory)
 	if err != nil {
 		return nil, err
 	}
 
-	if s.ns, err = openNamespace(o.Policy); err != nil {
-		return nil, err
-	}
-	undo.Add("close network namespace", s.ns.Close)
-	undo.Add("end what uses the network namespace", s.endBeside)
 	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, cg) }
 
 	if s.share, err = share.New(string(s.dir)); err != nil {
@@ -209,6 +224,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	s.timing.Agent = time.Now()
 
 	s.close = sync.OnceValue(undo.Release().Run)
+	s.users = 1
 	go s.watch()
 	return s, nil
 }
@@ -359,8 +375,56 @@ func (s *Sandbox) Info() Info { return s.info }
 // Kill ends the VM by force. It does not wait.
 func (s *Sandbox) Kill() { s.vm.Kill() }
 
+// ID is the sandbox's, which is that of its first container.
+func (s *Sandbox) ID() string { return s.info.ID }
+
+// HasNetwork reports whether the network namespace at path is this sandbox's.
+func (s *Sandbox) HasNetwork(path string) bool {
+	id, err := network.Identify(path)
+	return err == nil && id == s.info.Network
+}
+
+// Join counts one more container in the VM, that of the bundle. It fails where
+// the VM is ending.
+func (s *Sandbox) Join(bundle string) error {
+	if err := errors.Join(rememberBase(bundle, filepath.Dir(string(s.dir))), rememberOwner(bundle, s.info.ID)); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users == 0 {
+		return errors.New("the virtual machine of the container whose network is to be joined is ending")
+	}
+	if !s.info.Shared {
+		s.info.Shared = true
+		if err := s.dir.write(s.info); err != nil {
+			return err
+		}
+	}
+	s.users++
+	return nil
+}
+
+// Leave counts one container less. The last one ends the VM; of another one
+// only its own files are taken away.
+func (s *Sandbox) Leave(ctx context.Context, id string) error {
+	s.mu.Lock()
+	s.users--
+	last := s.users == 0
+	s.mu.Unlock()
+	if last {
+		return s.Close(ctx)
+	}
+	_, err := s.agent.RPC().Delete(ctx, &agent.DeleteRequest{Container: id})
+	if errors.Is(err, guest.ErrLost) || errdefs.IsNotFound(err) {
+		// The VM has ended, or the container was never made.
+		err = nil
+	}
+	return errors.Join(err, s.share.RemoveContainer(id))
+}
+
 // Close ends the VM, in an orderly way where the guest helps, and removes all
-// that belongs to it. Calling it again does nothing.
+// that belongs to it.
 func (s *Sandbox) Close(ctx context.Context) error {
 	select {
 	case <-s.done:
@@ -381,11 +445,14 @@ func (s *Sandbox) Close(ctx context.Context) error {
 }
 
 // Wire joins the VM to what the network namespace has become, and returns what
-// the guest shall configure. resolvConf is the container's file of that name on
+// the guest shall configure. It is called for each container; those of one VM
+// have one network. resolvConf is the container's file of that name on
 // the host, empty where it has none. What changes later follows by itself.
 func (s *Sandbox) Wire(ctx context.Context, resolvConf string) (*agent.NetworkState, error) {
 	s.mu.Lock()
-	s.resolv = resolvConf
+	if s.resolv == "" {
+		s.resolv = resolvConf
+	}
 	s.mu.Unlock()
 	state, err := s.net.Wire(ctx)
 	if err != nil {
@@ -396,14 +463,20 @@ func (s *Sandbox) Wire(ctx context.Context, resolvConf string) (*agent.NetworkSt
 			return nil, err
 		}
 	}
-	if err := s.runBeside(func() {
-		if err := s.net.Watch(s.ctx, s.apply); err != nil && s.ctx.Err() == nil {
-			log.G(s.ctx).WithError(err).Error("network changes are not followed any more")
-		}
-	}); err != nil {
-		return nil, err
-	}
-	return state, nil
+	return state, s.follow()
+}
+
+// follow has changes of the network followed, once.
+func (s *Sandbox) follow() error {
+	var err error
+	s.following.Do(func() {
+		err = s.runBeside(func() {
+			if err := s.net.Watch(s.ctx, s.apply); err != nil && s.ctx.Err() == nil {
+				log.G(s.ctx).WithError(err).Error("network changes are not followed any more")
+			}
+		})
+	})
+	return err
 }
 
 // runBeside runs f, which ends with s.ctx, unless the sandbox has ended.
@@ -481,16 +554,30 @@ func ResolvConf(spec *specs.Spec) string {
 
 // Destroy ends and removes a sandbox whose shim is gone, without the guest's
 // help, within the engine's five seconds, and says what it was. One that is not
-// there is no error, and nil.
+// there is no error, and nil; nor is one whose shim lives on for containers that
+// joined the one of that id.
 func Destroy(bundle, namespace, id string) (*Info, error) {
 	base, err := rememberedBase(bundle)
 	if base == "" {
 		return nil, err
 	}
-	d := newRundir(base, namespace, id)
+	owner, err := rememberedOwner(bundle, id)
+	if err != nil {
+		return nil, err
+	}
+	d := newRundir(base, namespace, owner)
+	// There is one "delete" for each container, and the engine calls them at once.
+	unlock, err := d.serialise()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	info, err := d.info()
 	if err != nil {
 		return nil, err
+	}
+	if info != nil && info.Shared && d.held() {
+		return nil, nil
 	}
 	return info, d.destroy()
 }

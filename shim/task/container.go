@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,15 @@ type vm interface {
 	// Wire joins the VM to the network and says what the guest shall configure.
 	Wire(ctx context.Context, resolvConf string) (*agent.NetworkState, error)
 	Kill()
-	Close(ctx context.Context) error
+	// ID is that of the first container in it, HasNetwork reports whether the
+	// network namespace at path is its own, and Share is what it sees of files.
+	ID() string
+	HasNetwork(path string) bool
+	Share() *share.Share
+	// Join counts the container of that bundle in, Leave one out; the last one
+	// ends the VM.
+	Join(bundle string) error
+	Leave(ctx context.Context, id string) error
 	// Done is closed when the VM has ended; End and Cause then say why.
 	Done() <-chan struct{}
 	End() sandbox.End
@@ -120,7 +129,8 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		}
 	}()
 	// Before anything is started: a refusal must cost nothing and leave nothing.
-	if c.policy, err = compile(cfg, id, spec); err != nil {
+	shared, peers := s.sandboxOf(spec)
+	if c.policy, err = compile(cfg, id, peers, spec); err != nil {
 		return nil, err
 	}
 	c.audit.Identify(c.policy.Agent, c.policy.Digest())
@@ -141,22 +151,35 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		return nil, err
 	}
 	var guestSpec *specs.Spec
-	c.sandbox, err = s.startVM(ctx, sandbox.Options{
-		Namespace: s.namespace, ID: id, Bundle: bundle,
-		Config: cfg, Hypervisor: hv, Launcher: s.launcher,
-		Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
-	}, func(sh *share.Share) error {
+	addFiles := func(sh *share.Share) error {
 		sh.Tell(c.audit.mount)
 		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root); err != nil {
 			return err
 		}
 		return c.audit.created(ctx, hv, c.policy)
-	})
-	if err != nil {
-		return nil, err
+	}
+	leave := func() error { return c.sandbox.Leave(context.WithoutCancel(ctx), id) }
+	if shared != nil {
+		c.sandbox = shared
+		if err := c.sandbox.Join(bundle); err != nil {
+			return nil, err
+		}
+		undo.Add("leave the sandbox", leave)
+		if err := addFiles(c.sandbox.Share()); err != nil {
+			return nil, err
+		}
+	} else {
+		c.sandbox, err = s.startVM(ctx, sandbox.Options{
+			Namespace: s.namespace, ID: id, Bundle: bundle,
+			Config: cfg, Hypervisor: hv, Launcher: s.launcher,
+			Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
+		}, addFiles)
+		if err != nil {
+			return nil, err
+		}
+		undo.Add("leave the sandbox", leave)
 	}
 	c.timing.sandbox = c.sandbox.Timing()
-	undo.Add("close the sandbox", func() error { return c.sandbox.Close(context.WithoutCancel(ctx)) })
 
 	streams, err := stdio.Open(ctx, c.sandbox.Agent(), paths, guest.NewStreamID)
 	if err != nil {
@@ -172,6 +195,33 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	c.audit.stop.Store(&stop)
 	undo.Release()
 	return c, nil
+}
+
+// sandboxOf returns the sandbox whose network a spec asks for, with the ids of
+// the containers in it; nil where it is none of this shim's. --network
+// container:X puts a container into X's VM, since two VMs cannot have one
+// network.
+func (s *Service) sandboxOf(spec *specs.Spec) (vm, []string) {
+	i := slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.NetworkNamespace && n.Path != ""
+	})
+	if i < 0 {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var shared vm
+	var peers []string
+	for _, c := range s.containers {
+		if c.sandbox.HasNetwork(spec.Linux.Namespaces[i].Path) {
+			shared, peers = c.sandbox, append(peers, c.id)
+		}
+	}
+	if shared != nil && !slices.Contains(peers, shared.ID()) {
+		// The first one is gone, but its hosts and resolv.conf are still theirs.
+		peers = append(peers, shared.ID())
+	}
+	return shared, peers
 }
 
 func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams *stdio.Set) error {
@@ -346,12 +396,13 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		return err
 	}
 	vm := c.sandbox.Info()
-	log.G(ctx).WithFields(c.timing.fields()).WithFields(log.Fields{
-		"container":  c.id,
-		"hypervisor": vm.Hypervisor,
-		"cpus":       vm.CPUs,
-		"memory_mib": vm.Memory >> 20,
-	}).Info("container started")
+	fields := c.timing.fields()
+	fields["container"] = c.id
+	fields["hypervisor"], fields["cpus"], fields["memory_mib"] = vm.Hypervisor, vm.CPUs, vm.Memory>>20
+	if c.timing.joined() {
+		fields["joined"] = c.sandbox.ID()
+	}
+	log.G(ctx).WithFields(fields).Info("container started")
 	return nil
 }
 
@@ -543,10 +594,11 @@ func (s *Service) watch(c *container) {
 	s.exited(c, c.init, exit{status: killed, at: time.Now()})
 }
 
-// tearDown ends the VM after its container.
+// tearDown takes a container that has ended out of its VM, and ends the VM after
+// the last one.
 func (s *Service) tearDown(c *container) {
 	defer close(c.torn)
-	if err := errors.Join(c.sandbox.Close(s.ctx), c.unmountRootfs()); err != nil {
+	if err := errors.Join(c.sandbox.Leave(s.ctx, c.id), c.unmountRootfs()); err != nil {
 		log.G(s.ctx).WithError(err).WithField("container", c.id).Error("something of the sandbox is left")
 	}
 	log.G(s.ctx).WithFields(c.closing()).Info("sandbox closed")

@@ -184,11 +184,13 @@ type fakeVM struct {
 	guest *guesttest.Guest
 	agent *guest.Agent
 
-	once   sync.Once
-	done   chan struct{}
-	cause  error
-	wire   func(context.Context) error
-	closed chan struct{}
+	once sync.Once
+	done chan struct{}
+	// network is the path of the namespace that it is in.
+	network string
+	cause   error
+	wire    func(context.Context) error
+	closed  chan struct{}
 }
 
 func (v *fakeVM) PID() int               { return vmPID }
@@ -207,7 +209,12 @@ func (v *fakeVM) Wire(ctx context.Context, _ string) (*agent.NetworkState, error
 	return nil, nil
 }
 
-func (v *fakeVM) Close(context.Context) error {
+func (v *fakeVM) ID() string                  { return "first" }
+func (v *fakeVM) HasNetwork(path string) bool { return path == v.network }
+func (v *fakeVM) Share() *share.Share         { return nil }
+func (v *fakeVM) Join(string) error           { return nil }
+
+func (v *fakeVM) Leave(context.Context, string) error {
 	v.end(errors.New("closed"))
 	close(v.closed)
 	return nil

@@ -13,7 +13,7 @@ import (
 // annotations and the flags. The file is read for each container: a change is
 // in force for the next one. A file that cannot be used stops all, since nobody
 // knows what it would have forbidden.
-func compile(cfg config.Config, id string, spec *specs.Spec) (*annotations.Policy, error) {
+func compile(cfg config.Config, id string, peers []string, spec *specs.Spec) (*annotations.Policy, error) {
 	host, err := config.LoadPolicy(cfg.Policy)
 	var problems annotations.Problems
 	switch {
@@ -23,8 +23,8 @@ func compile(cfg config.Config, id string, spec *specs.Spec) (*annotations.Polic
 		return nil, refuseAll(cfg.Policy, err.Error())
 	}
 	return annotations.Compile(annotations.Input{
-		ID: id, Annotations: spec.Annotations, Spec: spec, Host: host, Enforced: config.Enforced,
-		Private: []string{cfg.Audit.Dir, cfg.RunDir},
+		ID: id, Peers: peers, Annotations: spec.Annotations, Spec: spec, Host: host, Enforced: config.Enforced,
+		Private: cfg.Private(),
 	})
 }
 

@@ -35,9 +35,22 @@ func (t *timing) guestSaid(r *agent.CreateResponse) {
 	t.booted, t.called = bounded(r.GetBootedNs()), bounded(r.GetCalledNs())
 }
 
+// joined reports whether the VM was there before the container.
+func (t *timing) joined() bool { return !t.sandbox.Agent.After(t.request) }
+
 // fields are the phases of the start in the order in which they come, without a
-// gap: began and their sum give the time at which the container was started.
+// gap: began and their sum give the time at which the container was started. A
+// container that joined a VM began with Create, and has no phases of a boot.
 func (t *timing) fields() log.Fields {
+	if t.joined() {
+		return log.Fields{
+			"began":      t.request.UTC().Format(time.RFC3339Nano),
+			"create_ms":  ms(t.created.Sub(t.request)),
+			"engine_ms":  ms(t.start.Sub(t.created)),
+			"network_ms": ms(t.wired.Sub(t.start)),
+			"start_ms":   ms(t.started.Sub(t.wired)),
+		}
+	}
 	agentBegan := t.sandbox.Agent.Add(-t.called)
 	return log.Fields{
 		"began":           t.shim.UTC().Format(time.RFC3339Nano),
@@ -58,7 +71,8 @@ func (t *timing) fields() log.Fields {
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // closing is what is told of a container when nothing of it is left: how long
-// after Start its first output came, if any did, and the calls into the guest.
+// after Start its first output came, if any did, and the calls into the guest,
+// which are the VM's: of all its containers up to then.
 func (c *container) closing() log.Fields {
 	calls := c.sandbox.Agent().CallsByMethod()
 	each := make([]string, 0, len(calls))

@@ -10,6 +10,27 @@ import (
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 )
 
+func TestAContainerThatJoinsHasNoBoot(t *testing.T) {
+	began := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	at := func(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecond) }
+	times := timing{
+		shim: began, request: at(5000),
+		sandbox: sandbox.Timing{Prepared: at(70), VMM: at(100), Agent: at(1100)},
+		created: at(5300), start: at(5350), wired: at(5360), started: at(5500),
+	}
+	times.guestSaid(&agent.CreateResponse{BootedNs: 600e6, CalledNs: 200e6})
+	fields := times.fields()
+	sum := 0.0
+	for key, value := range fields {
+		if strings.HasSuffix(key, "_ms") {
+			sum += value.(float64)
+		}
+	}
+	if !times.joined() || sum != 500 || fields["began"] != at(5000).Format(time.RFC3339Nano) {
+		t.Errorf("of a start of 500 ms in a VM that was there: %v", fields)
+	}
+}
+
 func TestThePhasesOfAStartAddUp(t *testing.T) {
 	began := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	at := func(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecond) }

@@ -2,8 +2,10 @@
 // embedded engine. Each script states one fact of what a person sees with a
 // Docker client; it knows nothing of the shim's or the agent's insides.
 //
-// The scripts are testdata/script (side by side) and testdata/serial (one at a
-// time: they change the engine's configuration). README.md has their commands.
+// The scripts are testdata/feature and testdata/feature-alone, which are run
+// with runc as well and compared, and testdata/script and testdata/serial, which
+// mean something only in a VM. Those of feature-alone and serial run one at a
+// time: they change the engine or stop it. README.md has their commands.
 package e2e
 
 import (
@@ -12,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +28,13 @@ const (
 	envEnter = "E2E_ENTER" // test/engine/enter of this clone
 	envLabel = "E2E_LABEL" // the script's containers carry the label e2e=$E2E_LABEL
 	envIDs   = "E2E_IDS"   // the folder where ids of the script's containers are noted
+
+	envRuntime    = "RUNTIME"        // of a compared script's containers
+	envTranscript = "E2E_TRANSCRIPT" // the file that outcomes are recorded in, where they are compared
+	envTest       = "E2E_TEST"       // the PID of the test
+	envRecord     = "E2E_RECORD"     // this command is to be recorded, although the test did not call it itself
+	envDiffers    = "E2E_DIFFERS"    // why its outcome differs between runtimes
+	envVaries     = "E2E_VARIES"     // why its outcome is another every time
 )
 
 func TestMain(m *testing.M) {
@@ -33,20 +44,26 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	testscript.Main(m, map[string]func(){
-		"docker": docker,
-		"host":   host,
-		"exits":  exits,
-		"within": within,
-		"same":   same,
+		"docker":  docker,
+		"host":    host,
+		"exits":   exits,
+		"within":  within,
+		"differs": differs,
+		"varies":  varies,
 	})
 }
 
+// TestScripts runs what is about VMs alone.
 func TestScripts(t *testing.T) {
 	enter := engine(t)
-	t.Run("parallel", func(t *testing.T) { testscript.Run(t, params("testdata/script", enter)) })
-	for _, script := range serial(t) {
+	t.Run("parallel", func(t *testing.T) {
+		p := params(enter, "", "")
+		p.Files = scripts(t, "script")
+		testscript.Run(t, p)
+	})
+	for _, script := range scripts(t, "serial") {
 		t.Run("serial", func(t *testing.T) {
-			p := params("", enter)
+			p := params(enter, "", "")
 			p.Files = []string{script}
 			testscript.Run(t, p)
 		})
@@ -57,12 +74,12 @@ func TestScripts(t *testing.T) {
 // script means anything if the runtime quietly were another.
 func engine(t *testing.T) string {
 	t.Helper()
-	if os.Getenv("NANOCLAW_E2E") != "1" {
-		t.Skip("needs root and a running engine: test/engine/up, then NANOCLAW_E2E=1 go test ./test/e2e")
-	}
 	enter, err := filepath.Abs("../engine/enter")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if os.Getenv("NANOCLAW_E2E") != "1" {
+		t.Skip("needs root and a running engine: test/engine/up, then NANOCLAW_E2E=1 go test ./test/e2e")
 	}
 	out, err := exec.Command(enter, "docker", "run", "--rm", "--runtime", "nanoclaw", "busybox", "uname", "-r").CombinedOutput()
 	if err != nil {
@@ -78,18 +95,16 @@ func engine(t *testing.T) string {
 	return enter
 }
 
-func serial(t *testing.T) []string {
-	t.Helper()
-	scripts, err := filepath.Glob("testdata/serial/*.txtar")
-	if err != nil || len(scripts) == 0 {
-		t.Fatalf("no scripts in testdata/serial: %v", err)
-	}
-	return scripts
-}
-
-func params(dir, enter string) testscript.Params {
+// params are those of a script that is about VMs alone, or, with a runtime, of
+// one that is compared and writes its outcomes to transcript.
+func params(enter, runtime, transcript string) testscript.Params {
 	return testscript.Params{
-		Dir: dir,
+		Condition: func(name string) (bool, error) {
+			if runtime == "" || !slices.Contains(runtimes, name) {
+				return false, fmt.Errorf("the condition %q is unknown", name)
+			}
+			return name == runtime, nil
+		},
 		Setup: func(env *testscript.Env) error {
 			name := filepath.Base(env.WorkDir)
 			label := fmt.Sprintf("%s-%d", strings.TrimPrefix(name, "script-"), time.Now().UnixNano())
@@ -102,7 +117,12 @@ func params(dir, enter string) testscript.Params {
 			env.Setenv(envIDs, ids)
 			env.Setenv("N", label)
 			env.Setenv("NANOCLAW_ENGINE", os.Getenv("NANOCLAW_ENGINE"))
-			env.Defer(func() { finish(env.T(), enter, label, ids) })
+			env.Setenv(envTest, strconv.Itoa(os.Getpid()))
+			if runtime != "" {
+				env.Setenv(envRuntime, runtime)
+				env.Setenv(envTranscript, transcript)
+			}
+			env.Defer(func() { finish(env.T(), enter, label, ids, runtime != "runc") })
 			return nil
 		},
 	}

@@ -17,11 +17,17 @@ import (
 // patience is how long a VM's traces may outlive "docker rm".
 const patience = 15 * time.Second
 
-// finish removes the script's containers and fails the script if it made none
-// in a VM, or if any left something on the host.
-func finish(t testscript.T, enter, label, ids string) {
-	out, err := exec.Command(enter, "sh", "-c",
-		`docker ps -aq --no-trunc --filter label=e2e="$1" | xargs -r docker rm -f`, "sh", label).CombinedOutput()
+// remove removes the script's containers, and the networks and volumes that carry
+// its name.
+const remove = `
+docker ps -aq --no-trunc --filter label=e2e="$1" | xargs -r docker rm -fv >/dev/null
+docker network ls -q --filter name="$1" | xargs -r docker network rm >/dev/null
+docker volume ls -q --filter name="$1" | xargs -r docker volume rm -f >/dev/null`
+
+// finish removes the script's containers and fails the script if it was to make
+// one in a VM and made none, or if any left something on the host.
+func finish(t testscript.T, enter, label, ids string, vm bool) {
+	out, err := exec.Command(enter, "sh", "-c", remove, "sh", label).CombinedOutput()
 	if err != nil {
 		t.Log(fmt.Sprintf("remove the script's containers: %v: %s", err, out))
 	}
@@ -29,7 +35,7 @@ func finish(t testscript.T, enter, label, ids string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if vms == 0 {
+	if vm && vms == 0 {
 		t.Fatal("no VM: the script made no container with the runtime nanoclaw")
 	}
 	var left []string
