@@ -45,7 +45,8 @@ test-kvm: guest ## run the end-to-end tests in it, with QEMU and with CLOUD_HYPE
 test: guest ## run all tests; ends in "N passed, N failed, N skipped"
 	@test/run
 
-bench: guest ## measure what a container costs, beside runc; BENCH holds flags, such as BENCH='-n 9 -format markdown'
+bench: ## measure what a container costs, beside runc; BENCH holds flags, such as BENCH='-n 9 -format markdown'
+	@$(MAKE) --no-print-directory guest >&2
 	@test/bench/run $(BENCH)
 
 lint: ## gofmt, go vet, golangci-lint and stale generated code
