@@ -34,3 +34,16 @@ step() {
 	fi
 	grep -E '^ *--- SKIP' -A1 "$results/$name.log" | grep -vE '^--$' || true
 }
+
+# add LOG counts what a script that ends as this one's callers do has counted.
+add() {
+	if [[ $(tail -n 1 "$1") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed,\ ([0-9]+)\ skipped$ ]]; then
+		passed=$((passed + BASH_REMATCH[1]))
+		failed=$((failed + BASH_REMATCH[2]))
+		skipped=$((skipped + BASH_REMATCH[3]))
+		sed '$d' "$1"
+	else
+		failed=$((failed + 1))
+		cat "$1"
+	fi
+}

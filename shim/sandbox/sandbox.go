@@ -420,7 +420,7 @@ func (s *Sandbox) Leave(ctx context.Context, id string) error {
 		// The VM has ended, or the container was never made.
 		err = nil
 	}
-	return errors.Join(err, s.share.RemoveContainer(id))
+	return errors.Join(err, s.share.RemoveContainer(id), s.dir.forgetPolicy(id))
 }
 
 // Close ends the VM, in an orderly way where the guest helps, and removes all

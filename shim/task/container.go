@@ -45,6 +45,8 @@ type vm interface {
 	ID() string
 	HasNetwork(path string) bool
 	Share() *share.Share
+	// NotePolicy writes down a container's policy, for the operator.
+	NotePolicy(id string, p *annotations.Policy) error
 	// Join counts the container of that bundle in, Leave one out; the last one
 	// ends the VM.
 	Join(bundle string) error
@@ -181,6 +183,9 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	}
 	c.timing.sandbox = c.sandbox.Timing()
 
+	if err := c.sandbox.NotePolicy(id, c.policy); err != nil {
+		return nil, err
+	}
 	streams, err := stdio.Open(ctx, c.sandbox.Agent(), paths, guest.NewStreamID)
 	if err != nil {
 		return nil, err

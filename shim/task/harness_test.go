@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/shim/config"
@@ -213,6 +214,8 @@ func (v *fakeVM) ID() string                  { return "first" }
 func (v *fakeVM) HasNetwork(path string) bool { return path == v.network }
 func (v *fakeVM) Share() *share.Share         { return nil }
 func (v *fakeVM) Join(string) error           { return nil }
+
+func (v *fakeVM) NotePolicy(string, *annotations.Policy) error { return nil }
 
 func (v *fakeVM) Leave(context.Context, string) error {
 	v.end(errors.New("closed"))

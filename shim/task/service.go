@@ -304,7 +304,10 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 		return nil, fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	case p.current() == created && !p.isStarting() && sigkillInit:
 		// The guest is asked for the end of what was started, and nothing was.
-		c.sandbox.Kill()
+		// The VM may hold other containers.
+		if err := s.abandon(c, p); err != nil {
+			return nil, err
+		}
 		return &emptypb.Empty{}, nil
 	case p.current() == created && !p.isStarting() && p != c.init:
 		return nil, fmt.Errorf("%s was not started: %w", p.name(), errdefs.ErrFailedPrecondition)
