@@ -36,6 +36,7 @@ type vm interface {
 	PID() int
 	Agent() *guest.Agent
 	Timing() sandbox.Timing
+	Info() sandbox.Info
 	// Wire joins the VM to the network and says what the guest shall configure.
 	Wire(ctx context.Context, resolvConf string) (*agent.NetworkState, error)
 	Kill()
@@ -86,6 +87,7 @@ type container struct {
 	// unmountRootfs undoes what the shim itself mounted (none under Docker).
 	unmountRootfs func() error
 	began         time.Time
+	timing        timing
 
 	// life is held while a process changes its state and while that is recorded
 	// and told, so that both come in the order of what they tell. It may wait for
@@ -108,6 +110,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		execs: map[string]*process{},
 		torn:  make(chan struct{}),
 	}
+	c.timing.shim, c.timing.request = s.began, c.began
 	var undo cleanup.Stack
 	defer func() {
 		if err != nil {
@@ -177,6 +180,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		}
 		undo.Add("leave the sandbox", leave)
 	}
+	c.timing.sandbox = c.sandbox.Timing()
 
 	if err := c.sandbox.NotePolicy(id, c.policy); err != nil {
 		return nil, err
@@ -189,6 +193,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	if err := c.createInGuest(ctx, guestSpec, streams); err != nil {
 		return nil, err
 	}
+	c.timing.created = time.Now()
 	c.init.setStreams(streams)
 	stop := c.sandbox.Kill
 	c.audit.stop.Store(&stop)
@@ -234,7 +239,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams
 	}
 	entropy := make([]byte, 64)
 	_, _ = rand.Read(entropy)
-	_, err = c.sandbox.Agent().RPC().Create(ctx, &agent.CreateRequest{
+	reply, err := c.sandbox.Agent().RPC().Create(ctx, &agent.CreateRequest{
 		Container: c.id,
 		Spec:      document,
 		Stdio:     streams.Stdio(),
@@ -243,7 +248,11 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, streams
 		Entropy:   entropy,
 		Sandbox:   c.id,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	c.timing.guestSaid(reply)
+	return nil
 }
 
 func readSpec(bundle string) (*specs.Spec, error) {
@@ -368,6 +377,7 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 	if err := c.begin(c.init); err != nil {
 		return err
 	}
+	c.setStart(time.Now())
 	err := func() error {
 		if err := c.audit.must(ctx, starting("", c.command)); err != nil {
 			return err
@@ -376,6 +386,7 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		if err != nil {
 			return err
 		}
+		c.timing.wired = time.Now()
 		_, err = c.sandbox.Agent().RPC().Start(ctx, &agent.StartRequest{Container: c.id, Network: state})
 		return err
 	}()
@@ -384,17 +395,16 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		c.audit.note(ctx, ended(c.init, "start-failed", audit.Object{Detail: err.Error()}))
 		return err
 	}
+	c.timing.started = time.Now()
 	if err := s.started(c, c.init, runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()}); err != nil {
 		return err
 	}
-	fields := log.Fields{"container": c.id}
-	if t := c.sandbox.Timing(); t.VMM.After(c.began) {
-		fields["create_ms"] = t.VMM.Sub(c.began).Milliseconds()
-		fields["boot_ms"] = t.Agent.Sub(t.VMM).Milliseconds()
-		fields["start_ms"] = time.Since(t.Agent).Milliseconds()
-	} else {
+	vm := c.sandbox.Info()
+	fields := c.timing.fields()
+	fields["container"] = c.id
+	fields["hypervisor"], fields["cpus"], fields["memory_mib"] = vm.Hypervisor, vm.CPUs, vm.Memory>>20
+	if c.timing.joined() {
 		fields["joined"] = c.sandbox.ID()
-		fields["start_ms"] = time.Since(c.began).Milliseconds()
 	}
 	log.G(ctx).WithFields(fields).Info("container started")
 	return nil
@@ -592,11 +602,10 @@ func (s *Service) watch(c *container) {
 // the last one.
 func (s *Service) tearDown(c *container) {
 	defer close(c.torn)
-	calls := c.sandbox.Agent().Calls()
 	if err := errors.Join(c.sandbox.Leave(s.ctx, c.id), c.unmountRootfs()); err != nil {
 		log.G(s.ctx).WithError(err).WithField("container", c.id).Error("something of the sandbox is left")
 	}
-	log.G(s.ctx).WithFields(log.Fields{"container": c.id, "guest_calls": calls}).Info("sandbox closed")
+	log.G(s.ctx).WithFields(c.closing()).Info("sandbox closed")
 	for _, p := range c.all() {
 		p.closeStreams()
 	}

@@ -197,6 +197,7 @@ type fakeVM struct {
 func (v *fakeVM) PID() int               { return vmPID }
 func (v *fakeVM) Agent() *guest.Agent    { return v.agent }
 func (v *fakeVM) Timing() sandbox.Timing { return sandbox.Timing{} }
+func (v *fakeVM) Info() sandbox.Info     { return sandbox.Info{} }
 func (v *fakeVM) End() sandbox.End       { return sandbox.EndVMM }
 func (v *fakeVM) Done() <-chan struct{}  { return v.done }
 func (v *fakeVM) Cause() error           { return v.cause }
