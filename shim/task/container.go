@@ -154,8 +154,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	}
 	var guestSpec *specs.Spec
 	addFiles := func(sh *share.Share) error {
-		sh.Tell(c.audit.mount)
-		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root); err != nil {
+		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root, c.audit.mount); err != nil {
 			return err
 		}
 		return c.audit.created(ctx, hv, c.policy)
