@@ -378,6 +378,9 @@ func (s *Sandbox) Kill() { s.vm.Kill() }
 // ID is the sandbox's, which is that of its first container.
 func (s *Sandbox) ID() string { return s.info.ID }
 
+// Fits returns an error for limits that are above what the VM has.
+func (s *Sandbox) Fits(r *specs.LinuxResources) error { return s.info.Fits(r) }
+
 // HasNetwork reports whether the network namespace at path is this sandbox's.
 func (s *Sandbox) HasNetwork(path string) bool {
 	id, err := network.Identify(path)

@@ -47,6 +47,8 @@ type vm interface {
 	Share() *share.Share
 	// NotePolicy writes down a container's policy, for the operator.
 	NotePolicy(id string, p *annotations.Policy) error
+	// Fits returns an error for limits that are above what it has.
+	Fits(r *specs.LinuxResources) error
 	// Join counts the container of that bundle in, Leave one out; the last one
 	// ends the VM.
 	Join(bundle string) error

@@ -470,7 +470,7 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err != nil {
 		return nil, err
 	}
-	resources, err := narrowed(c.policy, r.GetResources())
+	resources, err := narrowed(c.policy, c.sandbox.Fits, r.GetResources())
 	if err != nil {
 		return nil, err
 	}
