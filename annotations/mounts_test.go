@@ -84,6 +84,9 @@ func TestCheckMount(t *testing.T) {
 
 		{"a volume", "/w", dir(docker + "/volumes/data/_data"), nil},
 		{"a part of a volume", "/w", dir("/tmp/safe-mount12", docker+"/volumes/data/_data/sub"), nil},
+		{"a part of a volume where Docker mounts it", "/w", dir(docker+"/tmp/safe-mount12", docker+"/volumes/data/_data/sub"), nil},
+		{"something else that is mounted there", "/w", dir(docker+"/tmp/safe-mount12", docker+"/overlay2/ab/diff"), []string{"engine"}},
+		{"another temporary file of Docker's", "/w", dir(docker + "/tmp/other"), []string{"engine"}},
 		{"a volume with a home in it", "/w", Source{Asked: "v", Path: docker + "/volumes/home/_data", Kind: KindDir, Holds: []string{".ssh"}}, nil},
 		{"a volume that is a bind mount of etc", "/w", dir(docker+"/volumes/data/_data", "/etc"), []string{"/etc"}},
 		{"a volume that is a bind mount of a home", "/w", Source{Asked: "v", Path: docker + "/volumes/h/_data", Aliases: []string{"/home/ada"}, Kind: KindDir, Holds: []string{".ssh"}}, []string{"holds"}},

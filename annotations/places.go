@@ -211,8 +211,9 @@ func (p *Policy) EngineShm(resolved string) bool {
 }
 
 // volume is the content of a volume, below an engine's data folder: of the
-// built-in driver, or of a driver that is a plugin.
-var volume = regexp.MustCompile(`^/(volumes/[^/]+/_data|plugins/[0-9a-f]{64}/(rootfs|propagated-mount)/.+)(/|$)`)
+// built-in driver, or of a driver that is a plugin. A part of a volume
+// (volume-subpath) Docker mounts at a place of its own first.
+var volume = regexp.MustCompile(`^/(volumes/[^/]+/_data|tmp/safe-mount[0-9]+|plugins/[0-9a-f]{64}/(rootfs|propagated-mount)/.+)(/|$)`)
 
 func (p *Policy) isVolume(name string) bool {
 	for _, folder := range p.engine() {

@@ -16,6 +16,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations/matrix"
 	"github.com/nanoclaw/nanoclaw/cli/hostfile"
 	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 )
 
 func policyCommand() *cobra.Command {
@@ -96,29 +97,21 @@ func policyExplainCommand() *cobra.Command {
 	var asJSON bool
 	var file string
 	c := &cobra.Command{
-		Use:   "explain [FLAGS] docker run --runtime=nanoclaw [DOCKER'S FLAGS] IMAGE [COMMAND]",
+		Use:   "explain [FLAGS] (CONTAINER | docker run --runtime=nanoclaw [DOCKER'S FLAGS] IMAGE [COMMAND])",
 		Short: "Says what a container would be allowed: every rule, and where it came from",
 		Long: `explain takes a command line that has not been run, and prints every rule of the policy that the
 container would have, with the layer and the file, annotation or flag that it came from; how each of
-its mounts would be shared; and what would be refused. It starts nothing.
+its mounts would be shared; and what would be refused. It starts nothing. Of a container that runs, named
+by its id or the beginning of it, it prints the rules that it started with.
 
 The exit code is 1 where the container would be refused. Bind mounts of the host below other names
 are only looked at when the container is started.`,
 		Example: "  nanoclaw policy explain docker run --runtime=nanoclaw --annotation io.nanoclaw.agent=support-agent -v $PWD:/w busybox",
 		RunE: func(c *cobra.Command, args []string) error {
-			request, err := explain.Docker(args)
-			if err != nil {
-				return usageError{err}
-			}
-			host, err := policyFile(c, file)
+			x, err := explained(c, args, file)
 			if err != nil {
 				return err
 			}
-			cfg, err := config.Load("")
-			if err != nil {
-				return err
-			}
-			x := explain.New(explain.Input{Request: request, Host: host, Private: cfg.Private(), Enforced: config.Enforced, Resolve: hostfile.Resolve})
 			if asJSON {
 				err = x.WriteJSON(c.OutOrStdout())
 			} else {
@@ -135,6 +128,32 @@ are only looked at when the container is started.`,
 	// Behind the first word all flags are Docker's.
 	c.Flags().SetInterspersed(false)
 	return c
+}
+
+// explained explains what the arguments are: a container, or a command line.
+func explained(c *cobra.Command, args []string, file string) (*explain.Explanation, error) {
+	cfg, err := config.Load("")
+	if err != nil {
+		return nil, err
+	}
+	if len(args) == 1 && args[0] != "docker" {
+		p, err := sandbox.Policy(cfg.RunDir, args[0])
+		if err != nil {
+			return nil, err
+		}
+		return explain.Running(p), nil
+	}
+	request, err := explain.Docker(args)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	host, err := policyFile(c, file)
+	if err != nil {
+		return nil, err
+	}
+	return explain.New(explain.Input{
+		Request: request, Host: host, Private: cfg.Private(), Enforced: config.Enforced, Resolve: hostfile.Resolve,
+	}), nil
 }
 
 func policyMatrixCommand() *cobra.Command {

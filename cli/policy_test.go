@@ -41,6 +41,7 @@ func TestPolicyCommands(t *testing.T) {
 		"matrix, broken":     {[]string{"policy", "matrix", broken}, exitFailed, "", "tols"},
 		"explain":            {[]string{"policy", "explain", "--file", examplePolicy, "docker", "run", "--runtime", "nanoclaw", "--cpus", "2", "busybox"}, 0, "would start", ""},
 		"explain, refused":   {[]string{"policy", "explain", "--file", examplePolicy, "docker", "run", "--runtime", "nanoclaw", "-v", "/etc:/x", "busybox"}, exitFailed, "mounts.refuse /etc", ""},
+		"explain, nobody":    {[]string{"policy", "explain", "0123456789ab"}, exitFailed, "", "nanoclaw ps lists them"},
 		"explain, no image":  {[]string{"policy", "explain", "docker", "run"}, exitUsage, "", "no image"},
 	} {
 		code, stdout, stderr := run(t, c.args...)

@@ -90,7 +90,7 @@ func Run(ctx context.Context, machine *boot.Machine) error {
 		NetworkNamespace: sandbox.Path(),
 		LoadGate:         loadGate,
 	})
-	return serve(ctx, service.New(machine, sandbox, containers))
+	return serve(ctx, machine, service.New(machine, sandbox, containers))
 }
 
 // loadGate makes a container's exec gate, where there is something for it to do.
@@ -127,13 +127,14 @@ func start() error {
 }
 
 // serve dials the host and answers its calls until the connection is lost.
-func serve(ctx context.Context, s *service.Service) error {
+func serve(ctx context.Context, machine *boot.Machine, s *service.Service) error {
 	dialing, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	conn, err := vsock.DialContext(dialing, vsock.Host, agent.ControlPort, nil)
 	if err != nil {
 		return fmt.Errorf("dial the host: %w", err)
 	}
+	machine.Called()
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(s.Interceptor))
 	if err != nil {
 		return err

@@ -19,9 +19,11 @@ import (
 
 // Explanation is what would become of a container.
 type Explanation struct {
-	Agent  string `json:"agent,omitempty"`
-	Mode   string `json:"mode,omitempty"`
-	Digest string `json:"digest,omitempty"`
+	// Container is the id of a container that runs.
+	Container string `json:"container,omitempty"`
+	Agent     string `json:"agent,omitempty"`
+	Mode      string `json:"mode,omitempty"`
+	Digest    string `json:"digest,omitempty"`
 	// Refused are the errors that docker run would print one of. Empty: the
 	// container would start.
 	Refused []string `json:"refused"`
@@ -97,6 +99,14 @@ func New(in Input) *Explanation {
 		x.Command = &v
 	}
 	return x
+}
+
+// Running explains the policy of a container that runs.
+func Running(p *annotations.Policy) *Explanation {
+	return &Explanation{
+		Agent: p.Agent, Mode: string(p.Mode), Digest: p.Digest(), Container: p.Container,
+		Refused: []string{}, Rules: rules(p), Mounts: []Mount{}, Notes: []string{},
+	}
 }
 
 func (x *Explanation) mount(resolve Resolver, p *annotations.Policy, m annotations.Mount) {
@@ -178,9 +188,12 @@ func (x *Explanation) Write(w io.Writer) error {
 	for _, r := range x.Refused {
 		fmt.Fprintf(&b, "refused: %s\n", r)
 	}
-	if x.OK() {
+	switch {
+	case x.Container != "":
+		fmt.Fprintf(&b, "This is the policy of the container %s, which runs.\n", x.Container)
+	case x.OK():
 		b.WriteString("The container would start.\n")
-	} else {
+	default:
 		b.WriteString("The container would not start.\n")
 	}
 	_, err := io.WriteString(w, b.String())

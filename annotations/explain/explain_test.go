@@ -143,6 +143,18 @@ func TestWhatIsNotEnforcedIsSaid(t *testing.T) {
 	}
 }
 
+func TestRunning(t *testing.T) {
+	p, err := annotations.ForAgent(file(t), "support-agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Container = "c1"
+	var b bytes.Buffer
+	if err := Running(p).Write(&b); err != nil || !strings.Contains(b.String(), "the container c1, which runs") || !strings.Contains(b.String(), "policy.yaml:30") {
+		t.Errorf("%v:\n%s", err, b.String())
+	}
+}
+
 func FuzzDocker(f *testing.F) {
 	f.Add("docker run -it --rm -v /a:/b:ro --mount type=bind,src=/a,dst=/b image sh -c x")
 	f.Add("run --cpus 0.5 -m 1g --network container:x --gpus all i")

@@ -43,6 +43,7 @@ func init() {
 				Namespace:  namespace,
 				Publisher:  publisher.(shim.Publisher),
 				Shutdown:   sd.(shutdown.Service),
+				Began:      manager.Began(),
 				Hypervisor: chooseHypervisor,
 			}), nil
 		},

@@ -89,3 +89,14 @@ func TestCheckEntropy(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestBooted(t *testing.T) {
+	var m Machine
+	if began, called := m.Booted(); began <= 0 || called != 0 {
+		t.Errorf("before the call: %s, %s", began, called)
+	}
+	m.Called()
+	if _, called := m.Booted(); called <= 0 {
+		t.Errorf("after the call: %s", called)
+	}
+}

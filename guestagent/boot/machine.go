@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/guestagent/cgroup"
+	"github.com/nanoclaw/nanoclaw/guestagent/uptime"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +24,18 @@ const (
 
 // Machine is the VM as a whole.
 type Machine struct {
-	off sync.Once
+	off    sync.Once
+	called atomic.Int64
+}
+
+// Called notes that the agent has called the host, which ends the boot.
+func (m *Machine) Called() { m.called.Store(int64(uptime.Now())) }
+
+// Booted says what the guest's clock showed at the agent's first instruction,
+// and how long after that it had called the host.
+func (m *Machine) Booted() (began, called time.Duration) {
+	began = uptime.Began()
+	return began, max(0, time.Duration(m.called.Load())-began)
 }
 
 // SetClock sets the VM's clock, which knows the time from nobody else.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -32,6 +33,9 @@ type Machine interface {
 	Seed(entropy []byte) error
 	// PowerOff stops everything and ends the VM. It does not return.
 	PowerOff(reason string)
+	// Booted says what the guest's clock showed when the agent began, and how
+	// long after that it had called the host.
+	Booted() (began, called time.Duration)
 }
 
 // Network is the sandbox's network.
@@ -87,7 +91,8 @@ func (s *Service) Create(ctx context.Context, req *agent.CreateRequest) (*agent.
 	if err != nil {
 		return nil, err
 	}
-	return &agent.CreateResponse{Pid: uint32(pid)}, nil
+	began, called := s.machine.Booted()
+	return &agent.CreateResponse{Pid: uint32(pid), BootedNs: uint64(began), CalledNs: uint64(called)}, nil
 }
 
 // prepare checks the parts of req that are not the container's and applies

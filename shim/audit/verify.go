@@ -139,7 +139,7 @@ func takeSnapshot(dir string) (_ *snapshot, err error) {
 			return nil, err
 		}
 		defer unlock()
-		empty := false
+		var empty bool
 		if s.head, empty, s.headErr = readHead(h); s.headErr == nil && empty {
 			s.headErr = errHead
 		}

@@ -11,8 +11,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -86,12 +87,14 @@ type Agent struct {
 	// answers is the connection.
 	answers *answers
 	lost    chan struct{}
-	calls   atomic.Int64
+
+	mu    sync.Mutex
+	calls map[string]int
 }
 
 // NewAgent returns the agent at the other end of conn, whose VM is vm.
 func NewAgent(conn net.Conn, vm Dialer) *Agent {
-	a := &Agent{vm: vm, lost: make(chan struct{})}
+	a := &Agent{vm: vm, lost: make(chan struct{}), calls: map[string]int{}}
 	a.answers = &answers{Conn: conn}
 	a.client = ttrpc.NewClient(a.answers,
 		ttrpc.WithOnClose(func() { close(a.lost) }),
@@ -102,7 +105,7 @@ func NewAgent(conn net.Conn, vm Dialer) *Agent {
 
 // intercept bounds, counts and translates every call.
 func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
-	a.calls.Add(1)
+	a.count(req.Method)
 	if limit := timeout(req.Method); limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
@@ -150,8 +153,27 @@ func timeout(method string) time.Duration {
 // RPC is the agent's service.
 func (a *Agent) RPC() agent.AgentService { return a.rpc }
 
+func (a *Agent) count(method string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.calls[method]++
+}
+
 // Calls is the number of calls made so far.
-func (a *Agent) Calls() int64 { return a.calls.Load() }
+func (a *Agent) Calls() int {
+	n := 0
+	for _, calls := range a.CallsByMethod() {
+		n += calls
+	}
+	return n
+}
+
+// CallsByMethod is the number of calls made so far, of each method.
+func (a *Agent) CallsByMethod() map[string]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.calls)
+}
 
 // Lost is closed when the connection to the agent has ended.
 func (a *Agent) Lost() <-chan struct{} { return a.lost }

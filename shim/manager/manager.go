@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/internal/version"
+	"github.com/nanoclaw/nanoclaw/shim/began"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 	"github.com/nanoclaw/nanoclaw/shim/wording"
@@ -39,7 +41,8 @@ const configFile = "nanoclaw-config"
 // "delete" to remove what a killed shim could not.
 const socketFile = "nanoclaw-socket"
 
-// childEnv marks the shim that serves, in its own mount namespace.
+// childEnv marks the shim that serves, in its own mount namespace. Its value is
+// when "start" began, in nanoseconds since 1970.
 const childEnv = "NANOCLAW_SHIM_CHILD"
 
 // Manager implements shim.Manager.
@@ -106,7 +109,7 @@ func (Manager) Start(ctx context.Context, id string, opts shim.StartOpts) (_ shi
 		args = append(args, "-debug")
 	}
 	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd.Env = append(os.Environ(), childEnv+"="+strconv.FormatInt(began.At().UnixNano(), 10))
 	cmd.ExtraFiles = []*os.File{file}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid: true,
@@ -134,6 +137,15 @@ func Detach() error {
 		return fmt.Errorf("make the shim's mounts private: %w", err)
 	}
 	return nil
+}
+
+// Began is when the "start" that left this process serving began.
+func Began() time.Time {
+	ns, err := strconv.ParseInt(os.Getenv(childEnv), 10, 64)
+	if err != nil {
+		return began.At()
+	}
+	return time.Unix(0, ns)
 }
 
 // rememberConfig keeps the path of the configuration in the bundle.

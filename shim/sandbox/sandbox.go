@@ -68,14 +68,14 @@ type Options struct {
 	Agent string
 }
 
-// Timing says when the steps of a start were done.
+// Timing says when the steps of a start were done: all was prepared, the VMM
+// had told the guest's kernel to boot, the agent had called.
 type Timing struct {
-	VMM, Agent time.Time
+	Prepared, VMM, Agent time.Time
 }
 
 // Sandbox is a running VM. Its methods are safe for concurrent use.
 type Sandbox struct {
-	info   Info
 	dir    rundir
 	ns     *network.Namespace
 	net    *network.Network
@@ -83,6 +83,7 @@ type Sandbox struct {
 	vm     hypervisor.VM
 	agent  *guest.Agent
 	timing Timing
+	info   Info
 
 	// ctx ends when the sandbox closes; what runs beside it runs under it.
 	ctx    context.Context
@@ -133,9 +134,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	if err != nil {
 		return nil, err
 	}
-	memory := memoryFor(o.Spec, int64(o.Config.DefaultMemory))
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
-	cpus := cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates())
 	if err := rememberBase(o.Bundle, o.Config.RunDir); err != nil {
 		return nil, err
 	}
@@ -143,7 +142,9 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath, Network: identity,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
 		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
-		CPUs: cpus, Memory: memory, Began: time.Now(),
+		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
+		Memory: memoryFor(o.Spec, int64(o.Config.DefaultMemory)),
+		Began:  time.Now(),
 	}
 	if err := s.dir.make(s.info); err != nil {
 		return nil, err
@@ -156,7 +157,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	}
 	undo.Add("unlock the run directory", lock.Close)
 
-	cg, err := vmcgroup.New(cgroupPath, memory)
+	cg, err := vmcgroup.New(cgroupPath, s.info.Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -190,13 +191,14 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	undo.Add("close the agent's listener", listener.Close)
+	s.timing.Prepared = time.Now()
 	if s.vm, err = o.Hypervisor.Start(ctx, hypervisor.Config{
 		ID:           o.ID,
 		Dir:          string(s.dir),
 		Kernel:       o.Config.Kernel,
 		Image:        o.Config.Image,
-		CPUs:         cpus,
-		Memory:       memory,
+		CPUs:         s.info.CPUs,
+		Memory:       s.info.Memory,
 		FSSocket:     s.share.Socket(),
 		FSTag:        agent.ShareTag,
 		CID:          guestCID,
@@ -204,7 +206,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Console:      s.dir.console(),
 		StartProcess: start,
 	}); err != nil {
-		return nil, fmt.Errorf("start the virtual machine with %s: %w", o.Hypervisor.Name(), err)
+		return nil, fmt.Errorf("start the virtual machine with %s: %w", s.info.Hypervisor, err)
 	}
 	undo.Add("stop the virtual machine", func() error {
 		s.vm.Kill()
@@ -367,11 +369,17 @@ func (s *Sandbox) Share() *share.Share { return s.share }
 // Timing says how long the start took.
 func (s *Sandbox) Timing() Timing { return s.timing }
 
+// Info says what kind of VM it is.
+func (s *Sandbox) Info() Info { return s.info }
+
 // Kill ends the VM by force. It does not wait.
 func (s *Sandbox) Kill() { s.vm.Kill() }
 
 // ID is the sandbox's, which is that of its first container.
 func (s *Sandbox) ID() string { return s.info.ID }
+
+// Fits returns an error for limits that are above what the VM has.
+func (s *Sandbox) Fits(r *specs.LinuxResources) error { return s.info.Fits(r) }
 
 // HasNetwork reports whether the network namespace at path is this sandbox's.
 func (s *Sandbox) HasNetwork(path string) bool {
@@ -415,7 +423,7 @@ func (s *Sandbox) Leave(ctx context.Context, id string) error {
 		// The VM has ended, or the container was never made.
 		err = nil
 	}
-	return errors.Join(err, s.share.RemoveContainer(id))
+	return errors.Join(err, s.share.RemoveContainer(id), s.dir.forgetPolicy(id))
 }
 
 // Close ends the VM, in an orderly way where the guest helps, and removes all

@@ -1,8 +1,10 @@
 package sandbox
 
 import (
+	"fmt"
 	"runtime"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -54,4 +56,18 @@ func resources(spec *specs.Spec) *specs.LinuxResources {
 		return nil
 	}
 	return spec.Linux.Resources
+}
+
+// Fits returns an error for limits that are above what the VM was given when it
+// started: they would have no effect.
+func (i *Info) Fits(r *specs.LinuxResources) error {
+	if m := r.Memory; m != nil && m.Limit != nil && *m.Limit > i.Memory-guestReserve {
+		return fmt.Errorf("a memory limit of %d MiB: the virtual machine was started with memory for one of %d MiB and cannot grow; start the container anew with that limit: %w",
+			*m.Limit>>20, (i.Memory-guestReserve)>>20, errdefs.ErrInvalidArgument)
+	}
+	if c := r.CPU; c != nil && c.Quota != nil && c.Period != nil && *c.Quota > int64(i.CPUs)*int64(*c.Period) {
+		return fmt.Errorf("%.2f CPUs: the virtual machine was started with %d and cannot get more; start the container anew with that limit: %w",
+			float64(*c.Quota)/float64(*c.Period), i.CPUs, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }

@@ -73,3 +73,27 @@ func TestResolvConf(t *testing.T) {
 		t.Errorf("got %q of an image's own", got)
 	}
 }
+
+func TestFits(t *testing.T) {
+	vm := &Info{Memory: 512<<20 + guestReserve, CPUs: 2}
+	limits := func(memory, quota int64) *specs.LinuxResources {
+		period := uint64(100_000)
+		return &specs.LinuxResources{
+			Memory: &specs.LinuxMemory{Limit: &memory}, CPU: &specs.LinuxCPU{Quota: &quota, Period: &period},
+		}
+	}
+	for name, c := range map[string]struct {
+		r    *specs.LinuxResources
+		fits bool
+	}{
+		"nothing":         {&specs.LinuxResources{}, true},
+		"what there is":   {limits(512<<20, 200_000), true},
+		"no limits":       {limits(-1, -1), true},
+		"too much memory": {limits(513<<20, 0), false},
+		"too many CPUs":   {limits(0, 200_001), false},
+	} {
+		if err := vm.Fits(c.r); (err == nil) != c.fits {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -18,12 +18,17 @@ import (
 	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 )
 
+// Decided is told of each bind mount that a policy judged, as it is mounted, with
+// the refusal where it is not.
+type Decided func(m annotations.Mount, refused error)
+
 // AddContainer puts the root file system at rootfs, an absolute path, and the
 // bind mounts of spec into the tree, as far as policy allows each, and returns
 // the spec for the guest: root and bind sources name places below
 // agent.ShareDir. Other mounts, and all else in the spec, stay as they are; spec
-// itself is not changed. On an error nothing of the container is left.
-func (s *Share) AddContainer(ctx context.Context, id string, spec *specs.Spec, policy *annotations.Policy, rootfs string) (_ *specs.Spec, err error) {
+// itself is not changed. decided is told of each bind mount. On an error nothing of
+// the container is left.
+func (s *Share) AddContainer(ctx context.Context, id string, spec *specs.Spec, policy *annotations.Policy, rootfs string, decided Decided) (_ *specs.Spec, err error) {
 	if !validID.MatchString(id) {
 		return nil, fmt.Errorf("%q cannot be a container's id", id)
 	}
@@ -48,7 +53,7 @@ func (s *Share) AddContainer(ctx context.Context, id string, spec *specs.Spec, p
 	if err != nil {
 		return nil, err
 	}
-	a := &adder{Share: s, id: id, host: host, policy: policy.OnHost(canonical), undo: &undo}
+	a := &adder{Share: s, id: id, host: host, policy: policy.OnHost(canonical), undo: &undo, decided: decided}
 	out := *spec
 	for _, folder := range []string{id, path.Join(id, "mounts")} {
 		if err := a.folder(folder); err != nil {
@@ -90,6 +95,8 @@ type adder struct {
 	host   *host
 	policy *annotations.Policy
 	undo   *cleanup.Stack
+	// decided is told of the bind mounts.
+	decided Decided
 }
 
 // folder makes a folder of the skeleton that is removed with the container.

@@ -12,7 +12,6 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 )
 
@@ -27,7 +26,6 @@ type Share struct {
 	// and not attached anywhere, with which folders are made below root.
 	root, skeleton *os.File
 	containers     map[string]*cleanup.Stack
-	decided        Decided
 	undo           cleanup.Stack
 	closed         bool
 
@@ -40,7 +38,6 @@ func New(dir string) (_ *Share, err error) {
 	s := &Share{
 		dir: filepath.Join(dir, "share"), tmp: filepath.Join(dir, "fs.sock"),
 		containers: make(map[string]*cleanup.Stack),
-		decided:    func(annotations.Mount, error) {},
 	}
 	defer func() {
 		if err != nil {
@@ -99,17 +96,6 @@ func checkPrivate(dir string) error {
 		}
 	}
 	return nil
-}
-
-// Decided is told of each bind mount that a policy judged, as it is mounted, with
-// the refusal where it is not.
-type Decided func(m annotations.Mount, refused error)
-
-// Tell has decided told of the mounts of containers that are added from now on.
-func (s *Share) Tell(decided Decided) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.decided = decided
 }
 
 // Dir is the tree.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,6 +29,12 @@ type bench struct {
 	rootfs string
 	// work is a folder of sources, in /srv-like surroundings that no rule is about.
 	work string
+	// decisions are what was decided about bind mounts.
+	decisions []string
+}
+
+func (b *bench) decide(m annotations.Mount, refused error) {
+	b.decisions = append(b.decisions, fmt.Sprintf("%s read-only=%v refused=%v", m.Destination, m.ReadOnly, refused != nil))
 }
 
 func newBench(t *testing.T) *bench {
@@ -118,7 +126,7 @@ func (b *bench) add(id string, s *specs.Spec, pairs ...string) (*specs.Spec, err
 	}
 	policy, err := annotations.Compile(annotations.Input{ID: id, Annotations: given, Spec: s})
 	b.must(err)
-	return b.share.AddContainer(context.Background(), id, s, policy, b.rootfs)
+	return b.share.AddContainer(context.Background(), id, s, policy, b.rootfs, b.decide)
 }
 
 func (b *bench) mustAdd(s *specs.Spec, pairs ...string) *specs.Spec {
@@ -197,6 +205,25 @@ func TestTranslatesRootAndBinds(t *testing.T) {
 		if err != nil || string(got) != f.want {
 			t.Errorf("%s/%s holds %q (%v), want %q", f.guest, f.below, got, err, f.want)
 		}
+	}
+}
+
+// Each decision about files of the host is told, as it was carried out.
+func TestDecisionsAreTold(t *testing.T) {
+	b := newBench(t)
+	dir := b.mkdir("dir")
+	if _, err := b.add(testID, spec(
+		specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: "/tmp"},
+		bind(dir, "/written"), bind(dir, "/read", "ro"), bind(dir, "/forced"), bind("/etc", "/refused"), bind(dir, "/never-looked-at"),
+	), annotations.KeyMountsReadonly, "/forced"); err == nil {
+		t.Error("/etc was shared")
+	}
+	want := []string{
+		"/written read-only=false refused=false", "/read read-only=true refused=false",
+		"/forced read-only=true refused=false", "/refused read-only=false refused=true",
+	}
+	if !slices.Equal(b.decisions, want) {
+		t.Errorf("told %q, want %q", b.decisions, want)
 	}
 }
 
@@ -640,7 +667,7 @@ func TestRefusesRootfs(t *testing.T) {
 	policy, err := annotations.Compile(annotations.Input{ID: testID, Spec: spec()})
 	b.must(err)
 	for _, root := range []string{"/", "/etc", "/var", "/proc/1", "/etc/passwd"} {
-		if _, err := b.share.AddContainer(context.Background(), testID, spec(), policy, root); err == nil {
+		if _, err := b.share.AddContainer(context.Background(), testID, spec(), policy, root, b.decide); err == nil {
 			t.Errorf("the root file system %s was shared", root)
 		}
 	}

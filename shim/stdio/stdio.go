@@ -109,6 +109,16 @@ func (s *Set) Drain(ctx context.Context, stdout, stderr uint64) error {
 	return errors.Join(s.stdout.drain(ctx, stdout), s.stderr.drain(ctx, stderr))
 }
 
+// FirstOutput is when the first byte of output came from the guest; zero where
+// none has.
+func (s *Set) FirstOutput() time.Time {
+	first := s.stdout.firstByte()
+	if at := s.stderr.firstByte(); first.IsZero() || !at.IsZero() && at.Before(first) {
+		return at
+	}
+	return first
+}
+
 // Close ends every pump at once and closes the pipes.
 func (s *Set) Close() {
 	s.CloseStdin()
@@ -202,6 +212,7 @@ type output struct {
 	cancel context.CancelFunc
 
 	mu     sync.Mutex
+	first  time.Time
 	passed uint64
 	ended  bool
 	// moved is closed and renewed with every change of the two above.
@@ -249,6 +260,9 @@ func (o *output) pump(sink io.Writer, src io.Reader) error {
 	var broken error
 	for {
 		n, err := src.Read(buf)
+		if n > 0 {
+			o.came()
+		}
 		if n > 0 && broken == nil {
 			// A client that went away must not stop the process: what it
 			// writes is read, and lost, as with runc.
@@ -262,6 +276,25 @@ func (o *output) pump(sink io.Writer, src io.Reader) error {
 			return err
 		}
 	}
+}
+
+// came notes the first byte's arrival, which is before it is passed on: a
+// client that takes nothing does not delay it.
+func (o *output) came() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.first.IsZero() {
+		o.first = time.Now()
+	}
+}
+
+func (o *output) firstByte() time.Time {
+	if o == nil {
+		return time.Time{}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.first
 }
 
 func (o *output) progress(n int, ended bool) {

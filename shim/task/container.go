@@ -36,6 +36,7 @@ type vm interface {
 	PID() int
 	Agent() *guest.Agent
 	Timing() sandbox.Timing
+	Info() sandbox.Info
 	// Wire joins the VM to the network and says what the guest shall configure.
 	Wire(ctx context.Context, resolvConf string) (*agent.NetworkState, error)
 	Kill()
@@ -44,6 +45,10 @@ type vm interface {
 	ID() string
 	HasNetwork(path string) bool
 	Share() *share.Share
+	// NotePolicy writes down a container's policy, for the operator.
+	NotePolicy(id string, p *annotations.Policy) error
+	// Fits returns an error for limits that are above what it has.
+	Fits(r *specs.LinuxResources) error
 	// Join counts the container of that bundle in, Leave one out; the last one
 	// ends the VM.
 	Join(bundle string) error
@@ -86,6 +91,7 @@ type container struct {
 	// unmountRootfs undoes what the shim itself mounted (none under Docker).
 	unmountRootfs func() error
 	began         time.Time
+	timing        timing
 
 	// life is held while a process changes its state and while that is recorded
 	// and told, so that both come in the order of what they tell. It may wait for
@@ -108,6 +114,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		execs: map[string]*process{},
 		torn:  make(chan struct{}),
 	}
+	c.timing.shim, c.timing.request = s.began, c.began
 	var undo cleanup.Stack
 	defer func() {
 		if err != nil {
@@ -157,8 +164,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	}
 	var guestSpec *specs.Spec
 	addFiles := func(sh *share.Share) error {
-		sh.Tell(c.audit.mount)
-		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root); err != nil {
+		if guestSpec, err = sh.AddContainer(ctx, id, narrowed, c.policy, root, c.audit.mount); err != nil {
 			return err
 		}
 		return c.audit.created(ctx, hv, c.policy)
@@ -184,7 +190,11 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		}
 		undo.Add("leave the sandbox", leave)
 	}
+	c.timing.sandbox = c.sandbox.Timing()
 
+	if err := c.sandbox.NotePolicy(id, c.policy); err != nil {
+		return nil, err
+	}
 	streams, err := stdio.Open(ctx, c.sandbox.Agent(), paths, guest.NewStreamID)
 	if err != nil {
 		return nil, err
@@ -193,6 +203,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	if err := c.createInGuest(ctx, guestSpec, gate, streams); err != nil {
 		return nil, err
 	}
+	c.timing.created = time.Now()
 	c.init.setStreams(streams)
 	stop := c.sandbox.Kill
 	c.audit.stop.Store(&stop)
@@ -241,7 +252,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 	}
 	entropy := make([]byte, 64)
 	_, _ = rand.Read(entropy)
-	_, err = c.sandbox.Agent().RPC().Create(ctx, &agent.CreateRequest{
+	reply, err := c.sandbox.Agent().RPC().Create(ctx, &agent.CreateRequest{
 		Container: c.id,
 		Spec:      document,
 		Stdio:     streams.Stdio(),
@@ -251,7 +262,11 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 		Sandbox:   c.id,
 		Exec:      gate,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	c.timing.guestSaid(reply)
+	return nil
 }
 
 func readSpec(bundle string) (*specs.Spec, error) {
@@ -376,6 +391,7 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 	if err := c.begin(c.init); err != nil {
 		return err
 	}
+	c.setStart(time.Now())
 	err := func() error {
 		if err := c.audit.must(ctx, starting("", c.command)); err != nil {
 			return err
@@ -384,6 +400,7 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		if err != nil {
 			return err
 		}
+		c.timing.wired = time.Now()
 		_, err = c.sandbox.Agent().RPC().Start(ctx, &agent.StartRequest{Container: c.id, Network: state})
 		return err
 	}()
@@ -392,17 +409,16 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 		c.audit.note(ctx, ended(c.init, "start-failed", audit.Object{Detail: err.Error()}))
 		return err
 	}
+	c.timing.started = time.Now()
 	if err := s.started(c, c.init, runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()}); err != nil {
 		return err
 	}
-	fields := log.Fields{"container": c.id}
-	if t := c.sandbox.Timing(); t.VMM.After(c.began) {
-		fields["create_ms"] = t.VMM.Sub(c.began).Milliseconds()
-		fields["boot_ms"] = t.Agent.Sub(t.VMM).Milliseconds()
-		fields["start_ms"] = time.Since(t.Agent).Milliseconds()
-	} else {
+	vm := c.sandbox.Info()
+	fields := c.timing.fields()
+	fields["container"] = c.id
+	fields["hypervisor"], fields["cpus"], fields["memory_mib"] = vm.Hypervisor, vm.CPUs, vm.Memory>>20
+	if c.timing.joined() {
 		fields["joined"] = c.sandbox.ID()
-		fields["start_ms"] = time.Since(c.began).Milliseconds()
 	}
 	log.G(ctx).WithFields(fields).Info("container started")
 	return nil
@@ -601,11 +617,10 @@ func (s *Service) watch(c *container) {
 func (s *Service) tearDown(c *container) {
 	defer close(c.torn)
 	c.followEnd(s.ctx)
-	calls := c.sandbox.Agent().Calls()
 	if err := errors.Join(c.sandbox.Leave(s.ctx, c.id), c.unmountRootfs()); err != nil {
 		log.G(s.ctx).WithError(err).WithField("container", c.id).Error("something of the sandbox is left")
 	}
-	log.G(s.ctx).WithFields(log.Fields{"container": c.id, "guest_calls": calls}).Info("sandbox closed")
+	log.G(s.ctx).WithFields(c.closing()).Info("sandbox closed")
 	for _, p := range c.all() {
 		p.closeStreams()
 	}

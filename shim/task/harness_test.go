@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/shim/config"
@@ -201,6 +202,7 @@ type fakeVM struct {
 func (v *fakeVM) PID() int               { return vmPID }
 func (v *fakeVM) Agent() *guest.Agent    { return v.agent }
 func (v *fakeVM) Timing() sandbox.Timing { return sandbox.Timing{} }
+func (v *fakeVM) Info() sandbox.Info     { return sandbox.Info{} }
 func (v *fakeVM) End() sandbox.End       { return sandbox.EndVMM }
 func (v *fakeVM) Done() <-chan struct{}  { return v.done }
 func (v *fakeVM) Cause() error           { return v.cause }
@@ -213,10 +215,13 @@ func (v *fakeVM) Wire(ctx context.Context, _ string) (*agent.NetworkState, error
 	return nil, nil
 }
 
-func (v *fakeVM) ID() string                  { return "first" }
-func (v *fakeVM) HasNetwork(path string) bool { return path == v.network }
-func (v *fakeVM) Share() *share.Share         { return nil }
-func (v *fakeVM) Join(string) error           { return nil }
+func (v *fakeVM) ID() string                       { return "first" }
+func (v *fakeVM) HasNetwork(path string) bool      { return path == v.network }
+func (v *fakeVM) Fits(*specs.LinuxResources) error { return nil }
+func (v *fakeVM) Share() *share.Share              { return nil }
+func (v *fakeVM) Join(string) error                { return nil }
+
+func (v *fakeVM) NotePolicy(string, *annotations.Policy) error { return nil }
 
 func (v *fakeVM) Leave(context.Context, string) error {
 	v.end(errors.New("closed"))

@@ -84,7 +84,7 @@ func TestUpdateStaysBelowTheCeiling(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return narrowed(p, &anypb.Any{Value: value})
+		return narrowed(p, func(*specs.LinuxResources) error { return nil }, &anypb.Any{Value: value})
 	}
 	if got, err := update(7); err != nil || !strings.Contains(string(got), `"limit":7`) {
 		t.Errorf("%s, %v", got, err)

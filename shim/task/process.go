@@ -109,6 +109,16 @@ func (p *process) setStreams(s *stdio.Set) {
 	}
 }
 
+// firstOutput is when the process's first output came; zero where none has.
+func (p *process) firstOutput() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.streams == nil {
+		return time.Time{}
+	}
+	return p.streams.FirstOutput()
+}
+
 func (p *process) closeStdin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

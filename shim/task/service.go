@@ -58,6 +58,8 @@ type Options struct {
 	Namespace string
 	Publisher coreevents.Publisher
 	Shutdown  shutdown.Service
+	// Began is when the shim's "start" did, for the figures of a start.
+	Began time.Time
 	// Hypervisor chooses how VMs are run on this host.
 	Hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 }
@@ -69,6 +71,7 @@ type Service struct {
 	events     *eventQueue
 	shutdown   shutdown.Service
 	launcher   *launch.Launcher
+	began      time.Time
 	hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 	startVM    func(context.Context, sandbox.Options, func(*share.Share) error) (vm, error)
 
@@ -86,6 +89,7 @@ func New(ctx context.Context, o Options) *Service {
 		events:     newEventQueue(o.Namespace, o.Publisher),
 		shutdown:   o.Shutdown,
 		launcher:   launch.New(),
+		began:      o.Began,
 		hypervisor: o.Hypervisor,
 		startVM: func(ctx context.Context, o sandbox.Options, addContainers func(*share.Share) error) (vm, error) {
 			return sandbox.Start(ctx, o, addContainers)
@@ -466,7 +470,7 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err != nil {
 		return nil, err
 	}
-	resources, err := narrowed(c.policy, r.GetResources())
+	resources, err := narrowed(c.policy, c.sandbox.Fits, r.GetResources())
 	if err != nil {
 		return nil, err
 	}

@@ -12,8 +12,9 @@ import (
 )
 
 // narrowed returns the resources of an update, as JSON, within the policy. What
-// is above the host's ceiling is refused, as it is for a new container.
-func narrowed(p *annotations.Policy, resources *anypb.Any) ([]byte, error) {
+// is above the host's ceiling is refused, as it is for a new container, and so
+// is what does not fit into the VM.
+func narrowed(p *annotations.Policy, fits func(*specs.LinuxResources) error, resources *anypb.Any) ([]byte, error) {
 	var r specs.LinuxResources
 	if err := json.Unmarshal(resources.GetValue(), &r); err != nil {
 		return nil, fmt.Errorf("read the new limits: %w: %w", err, errdefs.ErrInvalidArgument)
@@ -22,5 +23,8 @@ func narrowed(p *annotations.Policy, resources *anypb.Any) ([]byte, error) {
 		return nil, err
 	}
 	p.NarrowResources(&r)
+	if err := fits(&r); err != nil {
+		return nil, err
+	}
 	return json.Marshal(&r)
 }

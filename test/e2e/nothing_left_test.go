@@ -52,8 +52,11 @@ func TestNothingIsLeft(t *testing.T) {
 	run := func(n int) error {
 		want := fmt.Sprintf("run %d\n", n)
 		out, err := exec.Command("timeout", "120", enter, "docker", "run", "--rm", "--runtime", "nanoclaw", "-v", "/vol", "busybox", "echo", "run", strconv.Itoa(n)).CombinedOutput()
-		if err != nil || string(out) != want {
-			return fmt.Errorf("run %d: %v: %q", n, err, out)
+		if err != nil {
+			return fmt.Errorf("run %d: %w: %q", n, err, out)
+		}
+		if string(out) != want {
+			return fmt.Errorf("run %d wrote %q", n, out)
 		}
 		return nil
 	}

@@ -567,7 +567,13 @@ func (x *ExecRule) GetReason() *ExecReason {
 type CreateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// PID of the container's init, in the VM's own PID namespace.
-	Pid           uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Pid uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// How the boot went by the guest's clock, in nanoseconds, for the figures of
+	// a start: what the clock showed at the agent's first instruction, and the
+	// time from there until it had called the host. It comes with this reply so
+	// that it costs no call of its own.
+	BootedNs      uint64 `protobuf:"varint,2,opt,name=booted_ns,json=bootedNs,proto3" json:"booted_ns,omitempty"`
+	CalledNs      uint64 `protobuf:"varint,3,opt,name=called_ns,json=calledNs,proto3" json:"called_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -605,6 +611,20 @@ func (*CreateResponse) Descriptor() ([]byte, []int) {
 func (x *CreateResponse) GetPid() uint32 {
 	if x != nil {
 		return x.Pid
+	}
+	return 0
+}
+
+func (x *CreateResponse) GetBootedNs() uint64 {
+	if x != nil {
+		return x.BootedNs
+	}
+	return 0
+}
+
+func (x *CreateResponse) GetCalledNs() uint64 {
+	if x != nil {
+		return x.CalledNs
 	}
 	return 0
 }
@@ -2424,9 +2444,11 @@ const file_agent_proto_rawDesc = "" +
 	"\vACTION_HIDE\x10\x03\x12\x0e\n" +
 	"\n" +
 	"ACTION_ASK\x10\x04\x12\x13\n" +
-	"\x0fACTION_READONLY\x10\x05\"\"\n" +
+	"\x0fACTION_READONLY\x10\x05\"\\\n" +
 	"\x0eCreateResponse\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\rR\x03pid\"g\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1b\n" +
+	"\tbooted_ns\x18\x02 \x01(\x04R\bbootedNs\x12\x1b\n" +
+	"\tcalled_ns\x18\x03 \x01(\x04R\bcalledNs\"g\n" +
 	"\fStartRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x129\n" +
 	"\anetwork\x18\x02 \x01(\v2\x1f.nanoclaw.agent.v1.NetworkStateR\anetwork\"\x0f\n" +
