@@ -36,7 +36,7 @@ func TestRunDirectoryIsShortAndDistinct(t *testing.T) {
 			t.Errorf("%s is too long", socket)
 		}
 	}
-	if again := newRundir(base, "moby", "a"); !seen[again] {
+	if again := newRundir(base, "moby", strings.Repeat("f", 64)); !seen[again] {
 		t.Error("a run directory cannot be found again")
 	}
 }
