@@ -464,7 +464,7 @@ func TestInputOutlivesItsClient(t *testing.T) {
 		}
 	}
 	s.CloseStdin()
-	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatalf("the input ended with %v", err)
 	}
 }

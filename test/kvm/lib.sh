@@ -68,3 +68,18 @@ stop_machine() {
 	fi
 	rm -rf "$run"
 }
+
+# prune_disks removes disks that no longer are made: those that no machine uses, that were not asked for within the hour,
+# and that are not the newest two of the rest.
+prune_disks() {
+	local used old kept=0
+	used=$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | grep -o "$cache/kvm/[0-9a-f]*" | sort -u) || true
+	while read -r old; do
+		[[ $used != *"$old"* ]] || continue
+		((++kept > 2)) || continue
+		[[ -n $(find "$old" -maxdepth 0 -mmin +60) ]] || continue
+		say "removing old disks, $old"
+		# First out of the way, so that nobody takes half of them for all.
+		mv "$old" "$cache/kvm/.old.$$" && rm -rf --one-file-system "$cache/kvm/.old.$$"
+	done < <(find "$cache/kvm" -mindepth 1 -maxdepth 1 -type d -regex '.*/[0-9a-f]+' -printf '%T@ %p\n' | sort -rn | cut -d' ' -f2-)
+}
