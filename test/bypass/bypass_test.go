@@ -44,7 +44,13 @@ func TestInVM(t *testing.T) {
 	if inguest.Inside() {
 		t.Skip("this is the VM")
 	}
-	if n := len(attempts.All()); n < 60 {
+	n := 0
+	for _, a := range attempts.All() {
+		if !a.Allowed {
+			n++
+		}
+	}
+	if n < 60 {
 		t.Errorf("there are %d attempts", n)
 	}
 	pattern := os.Getenv("NANOCLAW_BYPASS")
@@ -61,7 +67,17 @@ func rules() []execgate.Rule {
 		{Action: execgate.Ask, Path: attempts.Asked},
 		{Action: execgate.ReadOnly, Path: attempts.Readonly},
 		{Action: execgate.Deny, Path: attempts.Args, Argv: []string{attempts.Push}},
+		{Action: execgate.Deny, Path: attempts.Args, Argv: []string{attempts.First, attempts.Second}},
 	}
+}
+
+// audited are the rules, as they are where they only record.
+func audited() []execgate.Rule {
+	list := rules()
+	for i := range list {
+		list[i].Would = true
+	}
+	return append(list, execgate.Rule{Action: execgate.InList, Path: attempts.Self})
 }
 
 func policyOf(p attempts.Policy) *execgate.Policy {
@@ -70,6 +86,8 @@ func policyOf(p attempts.Policy) *execgate.Policy {
 		return &execgate.Policy{Rules: rules()}
 	case attempts.Mounts:
 		return &execgate.Policy{Rules: rules(), Mounts: true, UserNamespaces: true}
+	case attempts.Audit:
+		return &execgate.Policy{Rules: audited(), Lists: []execgate.Reason{{Rule: "list", Would: true}}}
 	case attempts.FromImage:
 		return &execgate.Policy{Image: &execgate.Reason{}}
 	case attempts.Listed:
@@ -83,14 +101,16 @@ func policyOf(p attempts.Policy) *execgate.Policy {
 // outcome is what became of an attempt, with the gate and without.
 type outcome struct {
 	with, without string
-	err           error
+	// decisions are what the gate has told of it.
+	decisions []string
+	err       error
 }
 
 func TestGuestAttempts(t *testing.T) {
 	if !inguest.Inside() {
 		t.Skip("TestInVM runs it")
 	}
-	for _, policy := range []attempts.Policy{attempts.Any, attempts.Mounts, attempts.FromImage, attempts.Listed} {
+	for _, policy := range []attempts.Policy{attempts.Any, attempts.Mounts, attempts.FromImage, attempts.Listed, attempts.Audit} {
 		t.Run(string(policy), func(t *testing.T) { tryAll(t, policy) })
 	}
 }
@@ -119,19 +139,38 @@ func tryAll(t *testing.T, policy attempts.Policy) {
 		o := &outcome{}
 		outcomes[a.Name] = o
 		o.with, o.err = try(a.Name, gate, p)
+		o.decisions = decisions(t, gate)
 	}
 	// What the gate does for the whole of the VM is over with it.
 	if err := gate.Close(); err != nil {
 		t.Error(err)
 	}
 	for _, a := range list {
-		if o := outcomes[a.Name]; o.err == nil && !a.Kernel {
+		if o := outcomes[a.Name]; o.err == nil && !a.Kernel && !a.Allowed {
 			o.without, o.err = try(a.Name, nil, nil)
 		}
 	}
 	for _, a := range list {
 		t.Run(a.Name, func(t *testing.T) { check(t, a, outcomes[a.Name]) })
 	}
+}
+
+func decisions(t *testing.T, gate *execgate.Gate) []string {
+	t.Helper()
+	gate.Settle()
+	list, lost, err := gate.Decisions(t.Context(), true)
+	if err != nil || lost != 0 {
+		t.Errorf("%d decisions lost, %v", lost, err)
+	}
+	var said []string
+	for _, d := range list {
+		word := d.GetDecision()
+		if d.GetWould() {
+			word = "would " + word
+		}
+		said = append(said, fmt.Sprintf("%s %s %.60s %.60q", word, d.GetKind(), d.GetPath(), d.GetArgv()))
+	}
+	return said[:min(len(said), 3)]
 }
 
 // wanted reports whether -run asks for the attempt. Attempts are made before the
@@ -168,7 +207,16 @@ func check(t *testing.T, a attempts.Attempt, o *outcome) {
 	if o.err != nil {
 		t.Fatal(o.err)
 	}
-	t.Logf("stopped: %s", strings.TrimSpace(o.with))
+	if a.Allowed {
+		if !strings.Contains(o.with, attempts.Succeeded) {
+			t.Errorf("%s, but this does not: %q", a.Property, o.with)
+		}
+		if recorded := strings.Contains(strings.Join(o.decisions, " "), "would deny"); recorded != (a.Policy == attempts.Audit) {
+			t.Errorf("on record: %q", o.decisions)
+		}
+		return
+	}
+	t.Logf("stopped: %s; on record: %q", strings.TrimSpace(o.with), o.decisions)
 	if strings.Contains(o.with, attempts.Succeeded) || !strings.Contains(o.with, attempts.Stopped) {
 		t.Errorf("not held: %s; it printed %q", a.Property, o.with)
 	}

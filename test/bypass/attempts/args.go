@@ -31,6 +31,8 @@ func init() {
 		"args-proc-fd":     argsProcFD,
 		"args-user":        func() error { return ran(as(1000, Args, Push)) },
 		"args-after-error": argsAfterError,
+		"args-in-order":    func() error { return runs(Args, "-v", First, "-f", Second, "x") },
+		"args-twice":       func() error { return runs(Args, Second, First, Second) },
 	})
 }
 

@@ -259,8 +259,9 @@ func tracing(attack func(pid int) error) error {
 		if err != nil {
 			continue
 		}
-		// Go tries its process handles on a child that is gone at once.
-		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.HasSuffix(string(line), "sleep\x00") {
+		// Go tries its process handles on a child that is gone at once and has the
+		// name of its parent.
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && string(line) == Self+"\x00sleep\x00" {
 			defer func() { _ = unix.Kill(pid, unix.SIGKILL) }()
 			return attack(pid)
 		}

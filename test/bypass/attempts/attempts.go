@@ -29,9 +29,12 @@ const (
 	Asked  = "/usr/bin/asked"
 	// Readonly is this program, and a read-only tool.
 	Readonly = "/usr/bin/readonly"
-	// Args is this program, and denied where one of its arguments is Push.
-	Args = "/usr/bin/args"
-	Push = "push"
+	// Args is this program, and denied where one of its arguments is Push, or
+	// where First comes before Second.
+	Args   = "/usr/bin/args"
+	Push   = "push"
+	First  = "remote"
+	Second = "add"
 	// Tmp is another file system, in memory.
 	Tmp = "/tmp"
 	// Work is a folder of the root file system.
@@ -54,6 +57,8 @@ const (
 	Mounts Policy = "mounts"
 	// FromImage: mode image.
 	FromImage Policy = "image"
+	// Audit is Any, where every rule only records.
+	Audit Policy = "audit"
 	// Listed: mode allowlist, with Self and Readonly on the list.
 	Listed Policy = "allowlist"
 )
@@ -67,7 +72,9 @@ type Attempt struct {
 	// Kernel: what stops it is how the guest's kernel is built, or the
 	// container's namespaces, and cannot be switched off in a test.
 	Kernel bool
-	run    func() error
+	// Allowed: it must succeed, as no rule is about it.
+	Allowed bool
+	run     func() error
 }
 
 var all []Attempt
@@ -83,6 +90,14 @@ func addKernel(policy Policy, property string, list map[string]func() error) {
 	add(policy, property, list)
 	for i := range all[n:] {
 		all[n+i].Kernel = true
+	}
+}
+
+func addAllowed(policy Policy, list map[string]func() error) {
+	n := len(all)
+	add(policy, "what no rule forbids works", list)
+	for i := range all[n:] {
+		all[n+i].Allowed = true
 	}
 }
 

@@ -25,6 +25,8 @@ func World(root, self, attempt string) error {
 		large = append(large, Args)
 	case "readonly", "listed":
 		large = append(large, Readonly)
+	case "allowed", "would":
+		large = append(large, Args, Readonly)
 	}
 	for _, name := range large {
 		if err := copyFile(at(name), self); err != nil {
