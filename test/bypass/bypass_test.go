@@ -55,7 +55,7 @@ func TestInVM(t *testing.T) {
 	}
 	pattern := os.Getenv("NANOCLAW_BYPASS")
 	if pattern == "" {
-		pattern = "TestGuestAttempts"
+		pattern = "TestGuest"
 	}
 	inguest.Run(t, pattern, nil)
 }
