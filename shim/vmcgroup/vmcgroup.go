@@ -29,6 +29,9 @@ const mountpoint = "/sys/fs/cgroup"
 // use some 30 MiB; the rest is cache, which is reclaimed before the limit kills.
 const overhead = 512 << 20
 
+// pause is between looks at a cgroup whose processes are to go.
+const pause = 10 * time.Millisecond
+
 // Cgroup is a VM's cgroup.
 type Cgroup struct {
 	path string
@@ -122,7 +125,8 @@ func (c *Cgroup) remove() error {
 // Remove kills what is left in the cgroup and removes it, waiting at most
 // patience for processes to go.
 func (c *Cgroup) Remove(patience time.Duration) error {
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	deadline := time.Now().Add(patience)
+	for ; ; time.Sleep(pause) {
 		pids, err := c.pids()
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("list cgroup %s: %w", c.path, err)
@@ -139,10 +143,25 @@ func (c *Cgroup) Remove(patience time.Duration) error {
 			return fmt.Errorf("cgroup %s still holds processes %v after they were killed", c.path, pids)
 		}
 	}
-	if err := c.remove(); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := until(deadline, c.remove); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", c.path, err)
 	}
 	return nil
+}
+
+// until removes, again and again until the deadline. A process that is being ended
+// is no longer listed but holds its cgroup until its memory is freed, which takes
+// seconds for a large VM.
+func until(deadline time.Time, remove func() error) error {
+	for ; ; time.Sleep(pause) {
+		err := remove()
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // Destroy is Remove for a cgroup that some other process made. One that is not

@@ -1,6 +1,7 @@
 package vmcgroup
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -54,5 +55,29 @@ func TestDestroyKillsWhatAnotherProcessLeft(t *testing.T) {
 	}
 	if err := Destroy(path, time.Second); err != nil {
 		t.Fatalf("destroying what is not there: %v", err)
+	}
+}
+
+// The kernel refuses for a while to remove the cgroup of processes that are gone.
+func TestRemovingIsTriedUntilTheDeadline(t *testing.T) {
+	busy := errors.New("busy")
+	for name, test := range map[string]struct {
+		last error
+		want error
+	}{
+		"in the end":    {nil, nil},
+		"gone meantime": {os.ErrNotExist, nil},
+		"never":         {busy, busy},
+	} {
+		tries := 0
+		err := until(time.Now().Add(100*time.Millisecond), func() error {
+			if tries++; tries < 4 {
+				return busy
+			}
+			return test.last
+		})
+		if !errors.Is(err, test.want) || tries < 4 {
+			t.Errorf("%s: %v after %d tries", name, err, tries)
+		}
 	}
 }
