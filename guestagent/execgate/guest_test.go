@@ -29,7 +29,16 @@ func TestGuestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
-	t.Logf("%d programs", len(g.links))
+	for name, program := range g.coll.Programs {
+		info, err := program.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What a program costs when it is loaded.
+		if n, ok := info.VerifiedInstructions(); ok {
+			t.Logf("%s: the kernel looked at %d instructions", name, n)
+		}
+	}
 	if err := g.Close(); err != nil {
 		t.Error(err)
 	}
