@@ -42,4 +42,9 @@ func TestGuestLoad(t *testing.T) {
 	if err := g.Close(); err != nil {
 		t.Error(err)
 	}
+	// An exec may end after its container.
+	g.Settle()
+	if err := g.Close(); err != nil {
+		t.Errorf("closing again: %v", err)
+	}
 }

@@ -68,11 +68,21 @@ func (g *Gate) read() {
 // kernel's buffer, or soon, so that messages come before what follows them.
 func (g *Gate) Settle() {
 	for range settleTries {
-		if g.reader.AvailableBytes() == 0 {
+		if g.waiting() == 0 {
 			break
 		}
 		time.Sleep(settlePause)
 	}
+}
+
+// waiting is how much of the kernel's buffer was not taken out yet.
+func (g *Gate) waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return 0
+	}
+	return g.reader.AvailableBytes()
 }
 
 func (g *Gate) decode(raw []byte) (*agent.Decision, Reason, error) {
