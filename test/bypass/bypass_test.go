@@ -159,10 +159,14 @@ func decisions(t *testing.T, gate *execgate.Gate) []string {
 	t.Helper()
 	gate.Settle()
 	list, lost, err := gate.Decisions(t.Context(), true)
-	if err != nil || lost != 0 {
-		t.Errorf("%d decisions lost, %v", lost, err)
+	if err != nil {
+		t.Error(err)
 	}
 	var said []string
+	if lost > 0 {
+		// An attempt that races makes more of them than there is room for.
+		said = append(said, fmt.Sprintf("%d lost", lost))
+	}
 	for _, d := range list {
 		word := d.GetDecision()
 		if d.GetWould() {
