@@ -53,7 +53,8 @@ lint: ## gofmt, go vet, golangci-lint and stale generated code
 	@test/lint
 
 generate: ## generate the protocols' code anew
-	@scripts/need protoc:protobuf-compiler clang:clang llvm-strip:llvm /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev
+	@scripts/need clang:clang llvm-strip:llvm /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev \
+		protoc:protobuf-compiler /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev
 	mkdir -p out/tools
 	go build -o out/tools/ google.golang.org/protobuf/cmd/protoc-gen-go github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
 	PATH="$$PWD/out/tools:$$PATH" protoc -I $(PROTO) -I /usr/include \
