@@ -38,7 +38,9 @@ func check(accel Accel, c hypervisor.Config) error {
 func arguments(accel Accel, c hypervisor.Config, fd descriptors) []string {
 	cpu, accelerator := "host", "kvm"
 	if accel == TCG {
-		cpu, accelerator = "max", "tcg,thread=multi"
+		// Without these two features programs copy memory by words and not by string instructions, which are emulated one
+		// byte at a time: 60 MiB through dd took a third less time.
+		cpu, accelerator = "max,erms=off,fsrm=off", "tcg,thread=multi"
 	}
 	args := []string{
 		"-name", c.ID + ",debug-threads=on",
