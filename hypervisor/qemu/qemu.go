@@ -200,6 +200,10 @@ const vsockStartTimeout = 10 * time.Second
 // startVsock starts the VM's vsock device and connects to it. The connection is
 // for QEMU, which then needs neither a path nor a second try.
 func (q *QEMU) startVsock(ctx context.Context, c hypervisor.Config) (*process.Process, *os.File, error) {
+	// The device's own error does not name the folder in which it cannot make its sockets.
+	if _, err := os.Stat(c.Dir); err != nil {
+		return nil, nil, fmt.Errorf("the VM's folder: %w", err)
+	}
 	removeSockets(c.Dir)
 	control := filepath.Join(c.Dir, vsockControl)
 	cmd := exec.Command(q.options.VsockBinary,
