@@ -3,7 +3,10 @@
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$here/../.." && pwd)
-cache=${NANOCLAW_CACHE:-/var/cache/nanoclaw}
+kind=engine
+say() { echo "engine: $*" >&2; }
+# shellcheck source=test/lib.sh
+. "$repo/test/lib.sh"
 
 # One machine can run several engines that share nothing but the unpacked root: NANOCLAW_ENGINE names them apart.
 name=${NANOCLAW_ENGINE:-nanoclaw-engine}
@@ -14,36 +17,11 @@ docker_host=unix://$run/docker.sock
 given_root=${NANOCLAW_ENGINE_ROOT:-}
 etc=${NANOCLAW_ENGINE_ETC:-$here/etc}
 
-say() { echo "engine: $*" >&2; }
-die() { say "$*"; exit 1; }
-
 [[ $name =~ ^[a-z][a-z0-9-]{1,39}$ ]] || die "NANOCLAW_ENGINE must be a short name of a-z, 0-9 and -, not '$name'"
 [[ $(id -u) -eq 0 ]] || die "only root can use the engine: it makes namespaces and mounts"
 
-# lock serialises up and down of one engine. The file is never removed: two holders of two files would both go on.
-lock() {
-	mkdir -p "$cache/engine"
-	exec 8>"$cache/engine/$name.lock"
-	flock -n 8 && return
-	say "waiting for another up or down of $name"
-	flock 8
-}
-
-# start_time prints when a process began, in ticks since boot: with it a number that was used again is told apart.
-start_time() {
-	local stat
-	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-	stat=${stat##*) }
-	cut -d' ' -f20 <<<"$stat"
-}
-
 # engine_pid prints the engine's pid 1 as the machine numbers it, and fails where no engine runs.
-engine_pid() {
-	local pid began
-	read -r pid began 2>/dev/null <"$run/pid" || return 1
-	[[ $(start_time "$pid") == "$began" ]] || return 1
-	echo "$pid"
-}
+engine_pid() { running_pid; }
 
 # remove_cgroups removes the engine's empty cgroups, in every hierarchy. The kernel takes a moment to empty those of
 # processes that were just killed.
@@ -83,17 +61,5 @@ stop_engine() {
 	rm -rf --one-file-system "$run"
 }
 
-# prune_roots removes roots that no longer are made: those that no engine has below it, that were not asked for within
-# the hour (an engine may be about to start), and that are not the newest two of the rest.
-prune_roots() {
-	local used old kept=0
-	used=$(grep -ho 'lowerdir=[^,]*' /proc/[0-9]*/mounts 2>/dev/null | sort -u) || true
-	while read -r old; do
-		[[ $used != *"$old/root"* ]] || continue
-		((++kept > 2)) || continue
-		[[ -n $(find "$old" -maxdepth 0 -mmin +60) ]] || continue
-		say "removing an old root, $old"
-		# First out of the way, so that nobody takes half of one for a whole.
-		mv "$old" "$cache/engine/.old.$$" && rm -rf --one-file-system "$cache/engine/.old.$$"
-	done < <(find "$cache/engine" -mindepth 1 -maxdepth 1 -type d -regex '.*/[0-9a-f]+' -printf '%T@ %p\n' | sort -rn | cut -d' ' -f2-)
-}
+# prune_roots removes old roots, but those that an engine has below it.
+prune_roots() { prune "an old root" "$(grep -ho 'lowerdir=[^,]*' /proc/[0-9]*/mounts 2>/dev/null | sort -u)"; }
