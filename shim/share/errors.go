@@ -4,33 +4,20 @@ import (
 	"errors"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nanoclaw/nanoclaw/shim/wording"
 )
 
-// plain rewords the errors of system calls whose usual text Docker takes for a
-// failure of the container's command: it would report exit code 126 or 127 for a
-// share that could not be made.
+var words = map[unix.Errno]string{
+	unix.ELOOP: "its path goes through /proc's links to open files, or through too many symbolic links",
+}
+
+// plain rewords the errors of system calls on what is shared. Its callers name
+// the file.
 func plain(err error) error {
-	words := map[unix.Errno]string{
-		unix.ENOENT:  "it does not exist",
-		unix.EACCES:  "the host denies access to it",
-		unix.ENOTDIR: "a part of its path is a file",
-		unix.EISDIR:  "it is a folder",
-		unix.ELOOP:   "its path goes through /proc's links to open files, or through too many symbolic links",
-	}
 	var errno unix.Errno
 	if errors.As(err, &errno) {
-		if w, ok := words[errno]; ok {
-			return reworded{w, errno}
-		}
-		return errno
+		return wording.Errno(errno, words)
 	}
 	return err
 }
-
-type reworded struct {
-	text string
-	err  error
-}
-
-func (r reworded) Error() string { return r.text }
-func (r reworded) Unwrap() error { return r.err }
