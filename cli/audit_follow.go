@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"time"
-
 	"github.com/spf13/cobra"
 
 	"github.com/nanoclaw/nanoclaw/shim/audit"
@@ -16,11 +14,7 @@ func auditFollowCommand(a *auditFlags) *cobra.Command {
 		Short: "Prints the last records and each new one, across rotations",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := a.folder()
-			if err != nil {
-				return err
-			}
-			filter, err := f.filter(time.Now())
+			dir, filter, err := wanted(a, &f)
 			if err != nil {
 				return err
 			}

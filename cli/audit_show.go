@@ -40,6 +40,14 @@ func (f *recordFlags) filter(now time.Time) (audit.Filter, error) {
 	return filter, nil
 }
 
+// wanted is the folder of the log that is meant, and which of its records.
+func wanted(a *auditFlags, f *recordFlags) (dir string, filter audit.Filter, err error) {
+	if dir, err = a.folder(); err == nil {
+		filter, err = f.filter(time.Now())
+	}
+	return dir, filter, err
+}
+
 // printer returns a function that writes the records that are wanted.
 func (f *recordFlags) printer(w io.Writer, filter audit.Filter) (func(*audit.Record) error, error) {
 	if !f.json {
@@ -68,11 +76,7 @@ func auditShowCommand(a *auditFlags) *cobra.Command {
 		Example: "  nanoclaw audit show --container 3f5a --since 1h\n  nanoclaw audit show --violations --json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, err := a.folder()
-			if err != nil {
-				return err
-			}
-			filter, err := f.filter(time.Now())
+			dir, filter, err := wanted(a, &f)
 			if err != nil {
 				return err
 			}

@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -30,11 +29,7 @@ into doing is.`,
 			if f.container == "" && f.agent == "" {
 				return usageError{errors.New("learn needs --container or --agent: what belongs to different containers makes no narrow entry")}
 			}
-			dir, err := a.folder()
-			if err != nil {
-				return err
-			}
-			filter, err := f.filter(time.Now())
+			dir, filter, err := wanted(&a, &f)
 			if err != nil {
 				return err
 			}

@@ -44,23 +44,32 @@ type Info struct {
 
 // info reads the record; nil where there is none.
 func (d rundir) info() (*Info, error) {
-	f, err := os.Open(d.record())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the VM's record: %w", err)
-	}
-	defer func() { _ = f.Close() }() // it was read from only
-	data, err := io.ReadAll(io.LimitReader(f, maxInfo))
-	if err != nil {
-		return nil, fmt.Errorf("read the VM's record: %w", err)
-	}
 	var info Info
-	if err := json.Unmarshal(data, &info); err != nil {
-		return nil, fmt.Errorf("read the VM's record %s: %w", d.record(), err)
+	switch err := readJSON("the VM's record", d.record(), maxInfo, &info); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
 	return &info, nil
+}
+
+// readJSON reads a file of ours, of at most limit bytes, into v. what is in it
+// is for the error.
+func readJSON(what, file string, limit int64, v any) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", what, err)
+	}
+	defer func() { _ = f.Close() }() // it was read from only
+	data, err := io.ReadAll(io.LimitReader(f, limit))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", what, err)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("read %s %s: %w", what, file, err)
+	}
+	return nil
 }
 
 // List returns the sandboxes of a host, by their run directories below base. One

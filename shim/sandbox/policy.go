@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,18 +70,9 @@ func Policy(base, id string) (*annotations.Policy, error) {
 }
 
 func readPolicy(file string) (*annotations.Policy, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("read the policy: %w", err)
-	}
-	defer func() { _ = f.Close() }() // it was read from only
-	data, err := io.ReadAll(io.LimitReader(f, maxPolicyFile))
-	if err != nil {
-		return nil, fmt.Errorf("read the policy: %w", err)
-	}
 	var p annotations.Policy
-	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("read the policy %s: %w", file, err)
+	if err := readJSON("the policy", file, maxPolicyFile, &p); err != nil {
+		return nil, err
 	}
 	return &p, nil
 }
