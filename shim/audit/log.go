@@ -293,6 +293,11 @@ func (l *Log) rotate(b *batch, w *written) error {
 	// The file that is written to is one of those to keep.
 	for len(archives) > max(l.o.Keep, 2)-1 {
 		t, err := l.archiveTail(archives[0])
+		if errors.Is(err, unix.ENOENT) {
+			// The writer that pruned it has removed it by now, which needs no lock.
+			archives = archives[1:]
+			continue
+		}
 		if err != nil {
 			return err
 		}
