@@ -367,7 +367,8 @@ func (c *Container) delete(ctx context.Context) error {
 			p.io.Close()
 		}
 	}
-	return errors.Join(c.mounts.release(ctx), c.theGate().Close(), os.RemoveAll(c.bundle))
+	c.mounts.release()
+	return errors.Join(c.theGate().Close(), os.RemoveAll(c.bundle))
 }
 
 func (c *Container) theGate() Gate {
