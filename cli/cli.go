@@ -29,6 +29,7 @@ type Streams struct {
 // subcommands are nanoclaw's, in the order of its help.
 var subcommands = []func() *cobra.Command{
 	doctorCommand,
+	verifyCommand,
 	psCommand,
 	auditCommand,
 	learnCommand,

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// runtimeName is what containers are started with: --runtime=nanoclaw.
-	runtimeName = "nanoclaw"
+	// RuntimeName is what containers are started with: --runtime=nanoclaw.
+	RuntimeName = "nanoclaw"
 	// shimName is the program that containerd starts for it.
 	shimName = "containerd-shim-nanoclaw-v2"
 	// runtimeType is a name by which containerd finds that program in its PATH.
@@ -46,20 +46,20 @@ func (h Host) docker(ctx context.Context) (registration, Section) {
 	case err != nil:
 		s.add("configuration", Problem, "mend it; Docker does not start with it either", "%v", err)
 	case r.there:
-		s.add("configuration", OK, "", "%s registers the runtime %s", h.DaemonJSON, runtimeName)
+		s.add("configuration", OK, "", "%s registers the runtime %s", h.DaemonJSON, RuntimeName)
 		shim(&s, r.shim)
 	case known:
 		s.add("configuration", Unused, "", "%s does not name the runtime, yet the daemon knows it", h.DaemonJSON)
 	default:
-		s.add("configuration", Problem, "make install adds it", "%s does not register the runtime %s", h.DaemonJSON, runtimeName)
+		s.add("configuration", Problem, "make install adds it", "%s does not register the runtime %s", h.DaemonJSON, RuntimeName)
 	}
 	switch {
 	case asked != nil:
 		s.add("daemon", Warning, "start Docker, or set DOCKER_HOST to its unix:// socket", "it was not asked: %v", asked)
 	case known:
-		s.add("daemon", OK, "", "it knows the runtime %s", runtimeName)
+		s.add("daemon", OK, "", "it knows the runtime %s", RuntimeName)
 	default:
-		s.add("daemon", Problem, "have it read its configuration: systemctl reload docker", "it does not know the runtime %s", runtimeName)
+		s.add("daemon", Problem, "have it read its configuration: systemctl reload docker", "it does not know the runtime %s", RuntimeName)
 	}
 	return r, s
 }
@@ -101,6 +101,20 @@ func readDaemonJSON(path string) (registration, error) {
 	return r, nil
 }
 
+// Registered returns what Docker's configuration says of the runtime: the shim's
+// path or type, and the runtime's own configuration, empty where it names none.
+// A runtime that it does not name is found by containerd, by its type.
+func Registered(daemonJSON string) (shim, config string, err error) {
+	r, err := readDaemonJSON(daemonJSON)
+	if err != nil {
+		return "", "", err
+	}
+	if r.shim == "" {
+		r.shim = runtimeType
+	}
+	return r.shim, r.config, nil
+}
+
 func parseDaemonJSON(data []byte) (registration, error) {
 	if len(strings.TrimSpace(string(data))) == 0 {
 		return registration{}, nil
@@ -114,7 +128,7 @@ func parseDaemonJSON(data []byte) (registration, error) {
 	if err := json.Unmarshal(data, &d); err != nil {
 		return registration{}, err
 	}
-	r, there := d.Runtimes[runtimeName]
+	r, there := d.Runtimes[RuntimeName]
 	return registration{there: there, shim: r.RuntimeType, config: r.Options.ConfigPath}, nil
 }
 
@@ -170,6 +184,6 @@ func askDocker(ctx context.Context, socket string) (known bool, err error) {
 	if err := json.Unmarshal(data, &info); err != nil {
 		return false, fmt.Errorf("%s answers what is no JSON: %w", socket, err)
 	}
-	_, known = info.Runtimes[runtimeName]
+	_, known = info.Runtimes[RuntimeName]
 	return known, nil
 }
