@@ -6,13 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
+
+	"github.com/nanoclaw/nanoclaw/cli/engine"
 )
 
 const (
@@ -24,10 +23,8 @@ const (
 	runtimeType = "io.containerd.nanoclaw.v2"
 )
 
-const (
-	maxDocument = 1 << 20
-	dockerTime  = 5 * time.Second
-)
+// maxDocument bounds Docker's configuration.
+const maxDocument = 1 << 20
 
 // registration is how Docker's configuration names the runtime.
 type registration struct {
@@ -39,8 +36,9 @@ type registration struct {
 // docker looks whether Docker knows the runtime: in its configuration, and by
 // asking the daemon that runs.
 func (h Host) docker(ctx context.Context) (registration, Section) {
-	s := Section{Name: "Docker"}
-	known, asked := askDocker(ctx, h.DockerSocket)
+	s := Section{Name: SectionDocker}
+	runtimes, asked := engine.Runtimes(ctx, h.DockerSocket)
+	known := runtimes[RuntimeName]
 	r, err := readDaemonJSON(h.DaemonJSON)
 	switch {
 	case err != nil:
@@ -55,11 +53,11 @@ func (h Host) docker(ctx context.Context) (registration, Section) {
 	}
 	switch {
 	case asked != nil:
-		s.add("daemon", Warning, "start Docker, or set DOCKER_HOST to its unix:// socket", "it was not asked: %v", asked)
+		s.add(ItemDaemon, Warning, "start Docker, or set DOCKER_HOST to its unix:// socket", "it was not asked: %v", asked)
 	case known:
-		s.add("daemon", OK, "", "it knows the runtime %s", RuntimeName)
+		s.add(ItemDaemon, OK, "", "it knows the runtime %s", RuntimeName)
 	default:
-		s.add("daemon", Problem, "have it read its configuration: systemctl reload docker", "it does not know the runtime %s", RuntimeName)
+		s.add(ItemDaemon, Problem, "have it read its configuration: systemctl reload docker", "it does not know the runtime %s", RuntimeName)
 	}
 	return r, s
 }
@@ -130,60 +128,4 @@ func parseDaemonJSON(data []byte) (registration, error) {
 	}
 	r, there := d.Runtimes[RuntimeName]
 	return registration{there: there, shim: r.RuntimeType, config: r.Options.ConfigPath}, nil
-}
-
-// dockerSocket is where the daemon answers, by DOCKER_HOST; empty where that is
-// no local socket.
-func dockerSocket(host string) string {
-	if host == "" {
-		return "/var/run/docker.sock"
-	}
-	path, local := strings.CutPrefix(host, "unix://")
-	if !local {
-		return ""
-	}
-	return path
-}
-
-// askDocker asks the daemon whether it knows the runtime.
-func askDocker(ctx context.Context, socket string) (known bool, err error) {
-	if socket == "" {
-		return false, errors.New("DOCKER_HOST names no unix:// socket")
-	}
-	ctx, cancel := context.WithTimeout(ctx, dockerTime)
-	defer cancel()
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/info", nil)
-	if err != nil {
-		return false, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		// Its address is not the socket's.
-		var at *net.OpError
-		if errors.As(err, &at) {
-			err = at
-		}
-		return false, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument))
-	if err != nil {
-		return false, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return false, fmt.Errorf("%s answers %s: %.200q", socket, resp.Status, data)
-	}
-	var info struct{ Runtimes map[string]json.RawMessage }
-	if err := json.Unmarshal(data, &info); err != nil {
-		return false, fmt.Errorf("%s answers what is no JSON: %w", socket, err)
-	}
-	_, known = info.Runtimes[RuntimeName]
-	return known, nil
 }

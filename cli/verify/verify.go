@@ -25,6 +25,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/nanoclaw/nanoclaw/internal/printable"
 )
 
 // Check names one check.
@@ -131,7 +133,11 @@ func (f *findings) add(c Check, format string, args ...any) {
 	if f.all == nil {
 		f.all = map[Check][]string{}
 	}
-	f.all[c] = append(f.all[c], fmt.Sprintf(format, args...))
+	// Part of it is what a container wrote.
+	text := printable.Text(fmt.Sprintf(format, args...))
+	if !slices.Contains(f.all[c], text) {
+		f.all[c] = append(f.all[c], text)
+	}
 }
 
 // unjudged is a finding about the check itself.
