@@ -215,7 +215,7 @@ func volumes(cfg config.Config, policy *annotations.File, policyErr error) Line 
 			}
 		}
 	}
-	return l.done("nothing broad in the ceiling, nor in the %d containers that run", len(running))
+	return l.done("nothing broad in the ceiling, nor in what containers have; %d of them are running", len(running))
 }
 
 // broad reports whether a folder is more than a task needs: the root, a folder

@@ -48,8 +48,8 @@ const (
 )
 
 // scratch is an engine for one run: a second dockerd beside the host's, with a
-// root, a socket, a containerd namespace and a cgroup of its own, and no
-// network. Its configuration is what gives its containers a policy of their
+// root, a socket, a containerd namespace, a cgroup and a network namespace of its
+// own. Its configuration is what gives its containers a policy of their
 // own: a runtime's configuration is named by the engine's, which is root's to
 // write, and by nothing that a container's request can say. That is why there
 // is this engine, and no switch in the runtime.
@@ -122,8 +122,8 @@ func (s *scratch) path(names ...string) string {
 	return filepath.Join(append([]string{s.dir}, names...)...)
 }
 
-// claim makes the folders; one run at a time has them. What a killed one left is
-// taken away first.
+// claim makes the folders; one run at a time has them. They may have what a
+// killed run left: its containers are removed once there is an engine again.
 func (s *scratch) claim() error {
 	// Sockets in it have a bounded path; and nothing but our own is to be removed.
 	if !filepath.IsAbs(s.dir) || len(s.dir) > 32 || filepath.Base(s.dir) != scratchName {
@@ -143,16 +143,42 @@ func (s *scratch) claim() error {
 		return errors.Join(fmt.Errorf("another verify runs in %s: %w", s.dir, err), lock.Close())
 	}
 	s.undo.Add("unlock "+s.dir, lock.Close)
-	// From before this run: its containers end with the engine, which is gone.
 	s.undo.Add("remove "+s.dir, s.remove)
-	if s.files, err = os.MkdirTemp("", scratchName+"-"); err != nil {
-		return fmt.Errorf("make the folder of what is mounted: %w", err)
+	if err := s.makeFiles(); err != nil {
+		return err
 	}
-	s.undo.Add("remove "+s.files, func() error { return os.RemoveAll(s.files) })
 	for _, folder := range []string{"docker", "exec", "vm", "log"} {
 		if err := os.MkdirAll(s.path(folder), 0o700); err != nil {
 			return fmt.Errorf("make the scratch engine's folder: %w", err)
 		}
+	}
+	return nil
+}
+
+// makeFiles makes the folder of what is mounted, under a name that nobody could
+// take before. A note of it is for a later run to remove it, where this one is
+// killed.
+func (s *scratch) makeFiles() error {
+	note := s.path("files")
+	switch old, err := os.ReadFile(note); {
+	case err == nil:
+		dir := string(old)
+		if filepath.Dir(dir) == filepath.Clean(os.TempDir()) && strings.HasPrefix(filepath.Base(dir), scratchName+"-") && private(dir) == nil {
+			if err := os.RemoveAll(dir); err != nil {
+				return fmt.Errorf("remove what a killed run left: %w", err)
+			}
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("read what a killed run left: %w", err)
+	}
+	dir, err := os.MkdirTemp("", scratchName+"-")
+	if err != nil {
+		return fmt.Errorf("make the folder of what is mounted: %w", err)
+	}
+	s.files = dir
+	s.undo.Add("remove "+dir, func() error { return os.RemoveAll(dir) })
+	if err := os.WriteFile(note, []byte(dir), 0o600); err != nil {
+		return fmt.Errorf("note the folder of what is mounted: %w", err)
 	}
 	return nil
 }
@@ -254,7 +280,7 @@ func (s *scratch) engineConfig(shim string) map[string]any {
 		"hosts": []string{s.host}, "pidfile": s.path("dockerd.pid"),
 		"data-root": s.path("docker"), "exec-root": s.path("exec"),
 		"containerd": s.containerd, "containerd-namespace": scratchName,
-		// A second engine must not touch the network of the first.
+		// No container of it needs a network.
 		"bridge": "none", "iptables": false, "ip6tables": false, "ip-forward": false, "ip-masq": false, "userland-proxy": false,
 		// So that images are in its own folder, and not in containerd's.
 		"features": map[string]bool{"containerd-snapshotter": false}, "storage-driver": "overlay2",
@@ -282,6 +308,10 @@ func (s *scratch) startEngine(ctx context.Context) error {
 		// Its name in the file is another one in some releases.
 		"--containerd-plugins-namespace", scratchName+"-plugins")
 	cmd.Env, cmd.Stdout, cmd.Stderr = s.env, log, log
+	// An engine takes the network that it finds for its own: one without a bridge
+	// removes docker0, the first one's. In a network namespace of its own it finds
+	// none.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if err := launch.New().Start(cmd, nil, nil); err != nil {
 		return fmt.Errorf("start the scratch engine: %w", err)
 	}
