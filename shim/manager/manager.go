@@ -195,9 +195,12 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	return status, nil
 }
 
+// removeSocket removes the socket of a shim that is gone. One that lives on for
+// containers that joined the network of the one in the bundle still serves there:
+// a restarted containerd, and nanoclaw top, look for it.
 func removeSocket(bundle string) error {
 	address, err := os.ReadFile(filepath.Join(bundle, socketFile))
-	if err == nil {
+	if err == nil && !shim.CanConnect(string(address)) {
 		err = shim.RemoveSocket(string(address))
 	}
 	if errors.Is(err, os.ErrNotExist) {
