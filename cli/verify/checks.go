@@ -268,7 +268,7 @@ func (r *run) checkSecrets(ctx context.Context) {
 	}
 	used, err := r.exec(ctx, r.a, "cat "+memoryAt+"/used; echo >"+memoryAt+"/end")
 	if err == nil && !has(used, r.a.secret) {
-		err = fmt.Errorf("A did not use its secret; it wrote %q", tail(used))
+		err = fmt.Errorf("the secret was not used by A, which wrote %q", tail(used))
 	}
 	if err == nil {
 		err = r.wait(ctx, r.a)
@@ -277,7 +277,7 @@ func (r *run) checkSecrets(ctx context.Context) {
 		r.unjudged(Secrets, err)
 		return
 	}
-	inspected, said, err := r.docker.output(ctx, "inspect", r.a.name)
+	inspected, said, err := r.output(ctx, "inspect", r.a.name)
 	r.unjudged(Secrets, err)
 	logs, err := r.attempt(ctx, "logs", r.a.name)
 	r.unjudged(Secrets, err)

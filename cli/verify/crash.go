@@ -62,7 +62,7 @@ func (r *run) checkCrashes(ctx context.Context) error {
 		}, "vmm-died"},
 		{"its kernel", kernel, func(ctx context.Context) error {
 			// It ends with the VM, in whatever way; that it crashed, the log tells.
-			_, _, _ = r.docker.output(ctx, "exec", kernel.name, "sh", "-c", panicKernel)
+			_, _, _ = r.output(ctx, "exec", kernel.name, "sh", "-c", panicKernel)
 			return nil
 		}, "guest-panicked"},
 		{"its init", first, func(ctx context.Context) error {
@@ -103,7 +103,7 @@ func (r *run) crash(ctx context.Context, c crash) {
 		fail(err)
 		return
 	}
-	inspected, _, err := r.docker.output(ctx, "inspect", c.name)
+	inspected, _, err := r.output(ctx, "inspect", c.name)
 	fail(err)
 	logs, err := r.attempt(ctx, "logs", c.name)
 	fail(err)
