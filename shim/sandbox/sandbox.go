@@ -66,6 +66,8 @@ type Options struct {
 	Policy *annotations.Policy
 	// Agent is the agent that the container runs as; empty: none.
 	Agent string
+	// Address is where the shim serves.
+	Address string
 }
 
 // Timing says when the steps of a start were done: all was prepared, the VMM
@@ -139,7 +141,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	s.info = Info{
-		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath, Network: identity,
+		ID: o.ID, Namespace: o.Namespace, Address: o.Address, Cgroup: cgroupPath, Network: identity,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
 		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
 		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),

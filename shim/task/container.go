@@ -186,6 +186,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 			Namespace: s.namespace, ID: id, Bundle: bundle,
 			Config: cfg, Hypervisor: hv, Launcher: s.launcher,
 			Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
+			Address: s.address,
 		}, addFiles)
 		if err != nil {
 			return nil, err
