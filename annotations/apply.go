@@ -1,6 +1,7 @@
 package annotations
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -42,6 +43,16 @@ func (p *Policy) Apply(spec *specs.Spec) *specs.Spec {
 	}
 	out.Linux = &linux
 	return &out
+}
+
+// LeftOut names the parts of spec that Apply leaves out and that a person could
+// miss, each with the reason.
+func (p *Policy) LeftOut(spec *specs.Spec) []string {
+	if !p.Privileged || len(spec.Linux.Devices) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("linux.devices: %d devices of the host's, the first of them %s, stay there; --privileged gives the VM's own",
+		len(spec.Linux.Devices), quote(spec.Linux.Devices[0].Path))}
 }
 
 // copyResources copies what NarrowResources changes.
