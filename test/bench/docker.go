@@ -104,8 +104,8 @@ func failed(args []string, err error, stderr string) error {
 var sleeper = []string{"sleep", "86397"}
 
 // start starts a container that sleeps.
-func (e *engine) start(runtime string) (id string, err error) {
-	return e.docker(append(e.options("run", runtime, "-d"), sleeper...)...)
+func (e *engine) start(runtime string, more ...string) (id string, err error) {
+	return e.docker(append(e.options("run", runtime, append([]string{"-d"}, more...)...), sleeper...)...)
 }
 
 // exec times "docker exec … true".
