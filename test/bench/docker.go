@@ -115,8 +115,10 @@ func (e *engine) exec(id string) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// remove ends and removes a container.
+// remove ends and removes a container, also of a bench that was interrupted.
 func (e *engine) remove(id string) error {
-	_, err := e.docker("rm", "-f", id)
+	still := *e
+	still.ctx = context.WithoutCancel(e.ctx)
+	_, err := still.docker("rm", "-f", id)
 	return err
 }

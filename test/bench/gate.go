@@ -33,12 +33,13 @@ const (
 	program = "/usr/bin/true"
 	// enough is how long one time should take, in seconds: the guest tells the
 	// time in hundredths.
-	enough = 2.0
-	// trial is the length of the loop that finds out how many that are.
-	trial = 100
+	enough = 1.0
+	// trial is the length of the loop that finds out how many that are, and the
+	// least: an emulated guest on a busy host may take half a second for each.
+	trial = 10
 	// gateRounds are how often it is at least measured: two VMs take longer to
 	// start than many rounds.
-	gateRounds = 10
+	gateRounds = 20
 )
 
 // loop starts a program n times and prints the guest's clock before and after.
