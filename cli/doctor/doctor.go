@@ -50,8 +50,9 @@ func ThisHost() Host {
 func (h Host) Examine(ctx context.Context) Report {
 	registered, docker := h.docker(ctx)
 	cfg, file, configuration := h.configuration(registered)
-	choice := cfg.Choice(file)
-	choice.Again = h.Again
+	choice := cfg.Choice()
+	// A file that cannot be used leaves the defaults, and is the one to mend.
+	choice.File, choice.Again = file, h.Again
 	chosen := h.choose(ctx, choice)
 
 	r := Report{Isolation: NoVM}

@@ -64,6 +64,9 @@ type Config struct {
 
 	// Audit is where it is recorded what containers do.
 	Audit Audit `yaml:"audit"`
+
+	// File is where this is from, or would be, for messages.
+	File string `yaml:"-"`
 }
 
 // Size is a number of bytes, written as in Docker: 512m, 2g.
@@ -87,6 +90,7 @@ func Default() Config {
 		DefaultMemory:    2 << 30,
 		BootTimeout:      Duration(60 * time.Second),
 		Audit:            defaultAudit(),
+		File:             DefaultPath,
 	}
 }
 
@@ -105,6 +109,7 @@ func Load(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("nanoclaw configuration: %w", err)
 	}
+	c.File = path
 	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
 	if err != nil {

@@ -176,7 +176,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	if err := addContainers(s.share); err != nil {
 		return nil, err
 	}
-	virtiofsd, err := program.Find(o.Config.Virtiofsd, config.DefaultPath, program.Virtiofsd...)
+	virtiofsd, err := program.Find(o.Config.Virtiofsd, o.Config.File, program.Virtiofsd...)
 	if err != nil {
 		return nil, err
 	}
