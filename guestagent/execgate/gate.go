@@ -28,7 +28,7 @@ type Gate struct {
 	seen   func(*agent.Decision, Reason)
 	coll   *ebpf.Collection
 	links  []link.Link
-	reader *ringbuf.Reader
+	reader ring
 
 	mu sync.Mutex
 	// root is the armed container's.
@@ -38,7 +38,8 @@ type Gate struct {
 	armed  bool
 	closed bool
 
-	records *queue
+	records  *queue
+	barriers barriers
 	// reading is closed when the kernel's buffer is not read any more.
 	reading chan struct{}
 }
@@ -98,10 +99,12 @@ func Load(p *Policy, seen func(*agent.Decision, Reason)) (_ *Gate, err error) {
 		close(g.reading)
 		return nil, fmt.Errorf("exec gate: load the programs: %w", err)
 	}
-	if g.reader, err = ringbuf.NewReader(g.coll.Maps[gateMapEvents]); err != nil {
+	reader, err := ringbuf.NewReader(g.coll.Maps[gateMapEvents])
+	if err != nil {
 		close(g.reading)
 		return nil, fmt.Errorf("exec gate: read the decisions: %w", err)
 	}
+	g.reader = reader
 	go g.read()
 	for name, program := range g.coll.Programs {
 		l, err := link.AttachLSM(link.LSMOptions{Program: program})
@@ -267,9 +270,9 @@ func (g *Gate) Close() error {
 	}
 	if g.reader != nil {
 		// What was decided is told, also at the end.
-		errs = append(errs, g.reader.Flush())
-		<-g.reading
+		g.Settle()
 		errs = append(errs, g.reader.Close())
+		<-g.reading
 	}
 	if g.coll != nil {
 		g.coll.Close()
