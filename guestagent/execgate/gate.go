@@ -38,7 +38,9 @@ type Gate struct {
 	armed  bool
 	closed bool
 
-	records  *queue
+	records *queue
+	// allowed belongs to whoever reads.
+	allowed  once
 	barriers barriers
 	// reading is closed when the kernel's buffer is not read any more.
 	reading chan struct{}
@@ -89,7 +91,7 @@ func Load(p *Policy, seen func(*agent.Decision, Reason)) (_ *Gate, err error) {
 	); err != nil {
 		return nil, fmt.Errorf("exec gate: %w", err)
 	}
-	g := &Gate{policy: p, seen: seen, records: newQueue(), reading: make(chan struct{})}
+	g := &Gate{policy: p, seen: seen, records: newQueue(), allowed: once{}, reading: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.Close())
@@ -211,6 +213,7 @@ func (g *Gate) scope(root *unix.Stat_t) gateScope {
 		gateScopeFlagSCOPE_MOUNT:          p.Mounts,
 		gateScopeFlagSCOPE_PTRACE:         p.Ptrace,
 		gateScopeFlagSCOPE_RECORD_ALLOWED: p.RecordAllowed,
+		gateScopeFlagSCOPE_WOULD:          p.records(),
 	} {
 		if on {
 			s.Flags |= uint32(flag)

@@ -70,11 +70,30 @@ func (g *Gate) read() {
 			g.records.lose(1)
 			continue
 		}
+		if d.GetDecision() == decisions[gateDecisionDECISION_ALLOW] && !g.allowed.first(d.GetPath()) {
+			continue
+		}
 		g.records.put(d)
 		if g.seen != nil && d.GetKind() != "" {
 			g.seen(d, why)
 		}
 	}
+}
+
+// once are the programs that were told of as allowed: that they run is worth a
+// record, and each of their runs is not. They are forgotten where there are too
+// many, and told again.
+type once map[string]struct{}
+
+func (o once) first(program string) bool {
+	if _, told := o[program]; told {
+		return false
+	}
+	if len(o) >= maxQueued {
+		clear(o)
+	}
+	o[program] = struct{}{}
+	return true
 }
 
 // barriers are those who wait until what was decided before they came is told.
@@ -137,6 +156,10 @@ func (g *Gate) decode(raw []byte) (*agent.Decision, Reason, error) {
 	}
 	d.Argv = argv(e.Argv[:min(int(e.ArgvLen), len(e.Argv))], int(e.Argc))
 	r := g.because(&e)
+	if e.Decision == gateDecisionDECISION_ALLOW {
+		// A rule about some of its runs did not forbid this one.
+		r = Reason{}
+	}
 	d.Rule, d.Origin = r.Rule, r.Origin
 	return d, r, nil
 }

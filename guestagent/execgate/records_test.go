@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -112,7 +113,7 @@ func (t *told) of(program string) bool {
 }
 
 func reading(r *fakeRing, to *told) *Gate {
-	g := &Gate{policy: &Policy{}, seen: to.seen, reader: r, records: newQueue(), reading: make(chan struct{})}
+	g := &Gate{policy: &Policy{}, seen: to.seen, reader: r, records: newQueue(), allowed: once{}, reading: make(chan struct{})}
 	go g.read()
 	return g
 }
@@ -154,7 +155,7 @@ func TestSettleIsNotTakenForOneThatBeganBefore(t *testing.T) {
 			// Let it come to wait.
 			time.Sleep(time.Microsecond)
 		}
-		g = &Gate{policy: &Policy{}, seen: to.seen, reader: r, records: newQueue(), reading: make(chan struct{})}
+		g = &Gate{policy: &Policy{}, seen: to.seen, reader: r, records: newQueue(), allowed: once{}, reading: make(chan struct{})}
 		if err := r.Flush(); err != nil {
 			t.Fatal(err)
 		}
@@ -203,4 +204,22 @@ func TestCloseTellsWhatWasDecided(t *testing.T) {
 			t.Error("it was not told")
 		}
 	})
+}
+
+func TestAllowedProgramsAreToldOnce(t *testing.T) {
+	told := once{}
+	n := 0
+	for range 3 {
+		for i := range maxQueued {
+			if told.first(strconv.Itoa(i)) {
+				n++
+			}
+		}
+	}
+	if n != maxQueued {
+		t.Errorf("%d programs are told %d times", maxQueued, n)
+	}
+	if !told.first("one more") || len(told) != 1 {
+		t.Errorf("%d are remembered", len(told))
+	}
 }

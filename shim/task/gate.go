@@ -26,12 +26,14 @@ func execGate(p *annotations.Policy, spec *specs.Spec, rootfs string) (*agent.Ex
 		return nil, err
 	}
 	if held != p {
+		// What may run is recorded as well, for who wants to learn from it.
+		g.RecordAllowed = true
 		recorded := p.Exec.Beyond(&held.Exec)
 		if err := addRules(g, &recorded, spec, rootfs, true); err != nil {
 			return nil, err
 		}
 	}
-	if g.Image == nil && len(g.Lists)+len(g.Rules) == 0 {
+	if g.Image == nil && len(g.Lists)+len(g.Rules) == 0 && !g.RecordAllowed {
 		return nil, nil
 	}
 	return g, nil
