@@ -50,8 +50,9 @@ type Container struct {
 	mu    sync.Mutex
 	state state
 	// gate is set before anything of the container runs.
-	gate Gate
-	init *process
+	gate   Gate
+	mounts *hold
+	init   *process
 	// execs are those that were not waited for yet; nil is one being started.
 	execs map[string]*process
 	// early are refusals that an exec which is being started may have caused.
@@ -369,7 +370,7 @@ func (c *Container) delete(ctx context.Context) error {
 			p.io.Close()
 		}
 	}
-	return errors.Join(c.theGate().Close(), os.RemoveAll(c.bundle))
+	return errors.Join(c.mounts.release(ctx), c.theGate().Close(), os.RemoveAll(c.bundle))
 }
 
 // gated reports whether there is a gate that has something to say to the
