@@ -34,12 +34,12 @@ func (p *Policy) firm(host *File, g grants) *Policy {
 	return &q
 }
 
-// sameContainer takes over from p what is of the container and the host, and not
+// sameContainer takes over from o what is of the container and the host, and not
 // of any layer.
-func (q *Policy) sameContainer(p *Policy) {
-	q.Container, q.Peers, q.Privileged = p.Container, p.Peers, p.Privileged
-	q.Mounts.Refuse, q.Mounts.Engine = p.Mounts.Refuse, p.Mounts.Engine
-	q.Network.Namespace = p.Network.Namespace
+func (p *Policy) sameContainer(o *Policy) {
+	p.Container, p.Peers, p.Privileged = o.Container, o.Peers, o.Privileged
+	p.Mounts.Refuse, p.Mounts.Engine = o.Mounts.Refuse, o.Mounts.Engine
+	p.Network.Namespace = o.Network.Namespace
 }
 
 // Beyond returns the rules of e that o has not.
