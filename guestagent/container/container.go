@@ -55,6 +55,8 @@ type Container struct {
 	init   *process
 	// execs are those that were not waited for yet; nil is one being started.
 	execs map[string]*process
+	// early are refusals that an exec which is being started may have caused.
+	early []refusal
 	// carrying are the processes whose streams are open: a descendant may write
 	// after its process was forgotten.
 	carrying map[*process]struct{}
@@ -303,6 +305,7 @@ func (c *Container) adopt(p *process, onExit func()) {
 		p.watch(func() bool {
 			// Why it ended may be among what was refused to it.
 			c.theGate().Settle()
+			p.io.Release()
 			onExit()
 			return c.group.OOMKilled()
 		})
@@ -359,6 +362,13 @@ func (c *Container) delete(ctx context.Context) error {
 	}
 	c.mounts.release()
 	return errors.Join(c.theGate().Close(), os.RemoveAll(c.bundle))
+}
+
+// gated reports whether there is a gate that has something to say to the
+// container's users.
+func (c *Container) gated() bool {
+	_, open := c.theGate().(openGate)
+	return !open
 }
 
 func (c *Container) theGate() Gate {

@@ -35,8 +35,12 @@ type bench struct {
 	decisions []string
 }
 
-func (b *bench) decide(m annotations.Mount, refused error) {
-	b.decisions = append(b.decisions, fmt.Sprintf("%s read-only=%v refused=%v", m.Destination, m.ReadOnly, refused != nil))
+func (b *bench) decide(m annotations.Mount, refused, would error) {
+	s := fmt.Sprintf("%s read-only=%v refused=%v", m.Destination, m.ReadOnly, refused != nil)
+	if would != nil {
+		s += " would be"
+	}
+	b.decisions = append(b.decisions, s)
 }
 
 func newBench(t *testing.T) *bench {

@@ -296,7 +296,7 @@ type ExecGate struct {
 	UserNamespaces bool `protobuf:"varint,6,opt,name=user_namespaces,json=userNamespaces,proto3" json:"user_namespaces,omitempty"`
 	Mounts         bool `protobuf:"varint,7,opt,name=mounts,proto3" json:"mounts,omitempty"`
 	Ptrace         bool `protobuf:"varint,8,opt,name=ptrace,proto3" json:"ptrace,omitempty"`
-	// Record the programs that may run as well.
+	// Record the programs that may run as well, each once.
 	RecordAllowed bool `protobuf:"varint,9,opt,name=record_allowed,json=recordAllowed,proto3" json:"record_allowed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
