@@ -1,6 +1,7 @@
 package annotations
 
 import (
+	"reflect"
 	"slices"
 
 	"github.com/nanoclaw/nanoclaw/annotations/pattern"
@@ -56,6 +57,19 @@ type EndpointRule struct {
 func (r EndpointRule) key() string { return r.Endpoint.String() + " " + r.Tool }
 
 func (l EndpointList) key() string { return keysOf(l.Endpoints) }
+
+// Restricts reports whether there is any rule about what can be reached.
+func (n *Network) Restricts() bool {
+	return n.Mode != NetworkOpen || len(n.Allow)+len(n.Deny)+len(n.Ask)+len(n.Readonly) > 0
+}
+
+// Same reports whether the rules of both are the same, wherever their networks
+// are.
+func (n *Network) Same(o *Network) bool {
+	a, b := *n, *o
+	a.Namespace, b.Namespace = "", ""
+	return reflect.DeepEqual(a, b)
+}
 
 // Decide judges a connection to a host, a name or an address, at a port. A name
 // is judged as such: who resolves it has to judge the address as well.

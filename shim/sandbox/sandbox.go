@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -33,7 +32,9 @@ import (
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 	"github.com/nanoclaw/nanoclaw/internal/program"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/egress"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
 	"github.com/nanoclaw/nanoclaw/shim/network"
@@ -66,6 +67,8 @@ type Options struct {
 	Policy *annotations.Policy
 	// Agent is the agent that the container runs as; empty: none.
 	Agent string
+	// Audit takes records of what the container does. It must not block.
+	Audit func(audit.Entry)
 }
 
 // Timing says when the steps of a start were done: all was prepared, the VMM
@@ -76,9 +79,12 @@ type Timing struct {
 
 // Sandbox is a running VM. Its methods are safe for concurrent use.
 type Sandbox struct {
-	dir    rundir
-	ns     *network.Namespace
-	net    *network.Network
+	dir   rundir
+	ns    *network.Namespace
+	net   *network.Network
+	rules *annotations.Network
+	// egress is nil where there are no rules about the network.
+	egress *egress.Egress
 	share  *share.Share
 	vm     hypervisor.VM
 	agent  *guest.Agent
@@ -179,8 +185,9 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 
-	s.net = network.New(s.ns, s.relaysDNS)
-	undo.Add("close network", s.net.Close)
+	if err := s.openNetwork(ctx, o, &undo); err != nil {
+		return nil, err
+	}
 	nic, err := s.net.NewNIC()
 	if err != nil {
 		return nil, err
@@ -514,15 +521,22 @@ func (s *Sandbox) apply(state *agent.NetworkState) error {
 	return err
 }
 
-func (s *Sandbox) relaysDNS() bool {
+func (s *Sandbox) relaysDNS() bool { return network.ResolvConfNeedsRelay(s.resolvConf()) }
+
+// resolvConf is the content of the container's resolv.conf, as it is now; nil
+// where that cannot be read.
+func (s *Sandbox) resolvConf() []byte {
 	s.mu.Lock()
 	path := s.resolv
 	s.mu.Unlock()
 	if path == "" {
-		return false
+		return nil
 	}
-	content, err := os.ReadFile(path)
-	return err == nil && network.ResolvConfNeedsRelay(content)
+	content, err := network.ReadResolvConf(path)
+	if err != nil {
+		return nil
+	}
+	return content
 }
 
 // relayDNS opens the guest's way to the engine's resolver, once.
@@ -536,7 +550,11 @@ func (s *Sandbox) relayDNS(ctx context.Context) error {
 		return err
 	}
 	if err := s.runBeside(func() {
-		if err := network.RelayDNS(s.ctx, s.ns, conn); err != nil && s.ctx.Err() == nil {
+		relay := func() error { return network.RelayDNS(s.ctx, s.ns, conn) }
+		if s.egress != nil {
+			relay = func() error { return network.RelayDNSTo(s.ctx, conn, s.egress.Answer) }
+		}
+		if err := relay(); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Warn("the relay of DNS questions ended")
 		}
 	}); err != nil {
