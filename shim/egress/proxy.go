@@ -29,9 +29,16 @@ const (
 	acceptPause = 50 * time.Millisecond
 )
 
+// decider judges connections: a *judge.
+type decider interface {
+	named(host string, port uint16) annotations.Verdict
+	literal(a netip.Addr, port uint16) annotations.Verdict
+	resolved(host string, port uint16, a netip.Addr) annotations.Verdict
+}
+
 // proxy takes the guest's connections, and makes those that are allowed anew.
 type proxy struct {
-	judge    *judge
+	judge    decider
 	names    *names
 	upstream *upstream
 	report   *reporter
