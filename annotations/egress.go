@@ -1,7 +1,6 @@
 package annotations
 
 import (
-	"reflect"
 	"slices"
 
 	"github.com/nanoclaw/nanoclaw/annotations/pattern"
@@ -63,12 +62,12 @@ func (n *Network) Restricts() bool {
 	return n.Mode != NetworkOpen || len(n.Allow)+len(n.Deny)+len(n.Ask)+len(n.Readonly) > 0
 }
 
-// Same reports whether the rules of both are the same, wherever their networks
-// are.
-func (n *Network) Same(o *Network) bool {
-	a, b := *n, *o
-	a.Namespace, b.Namespace = "", ""
-	return reflect.DeepEqual(a, b)
+// KeptBy reports whether whoever is held to o is held to n as well: n says
+// nothing that o does not say.
+func (n *Network) KeptBy(o *Network) bool {
+	both := o.meet(*n)
+	return both.Mode == o.Mode && len(both.Allow) == len(o.Allow) && len(both.Deny) == len(o.Deny) &&
+		len(both.Ask) == len(o.Ask) && len(both.Readonly) == len(o.Readonly)
 }
 
 // Decide judges a connection to a host, a name or an address, at a port. A name

@@ -36,12 +36,12 @@ func (s *Sandbox) openNetwork(ctx context.Context, o Options, undo *cleanup.Stac
 // cannot be in this VM: those that share a network share what it reaches, so a
 // rule that the VM's does not have would not be kept.
 func (s *Sandbox) Admits(id string, rules *annotations.Network) error {
-	if !rules.Restricts() || rules.Same(s.rules) {
+	if rules.KeptBy(s.rules) {
 		return nil
 	}
 	return &annotations.Refusal{
 		Rule: "network", Origin: annotations.Origin{Layer: annotations.LayerBaseline},
-		What: "--network container:" + s.info.ID, Why: "the container " + id + " has rules about the network that are not those of the container whose network it asks for",
+		What: "--network container:" + s.info.ID, Why: "the container " + id + " has rules about the network that the container whose network it asks for has not",
 		Instead: "give both the same rules, or the second a network of its own",
 	}
 }
