@@ -509,6 +509,95 @@ func TestNothing(t *testing.T) {
 	}
 }
 
+// TestAllOfAConversation: much passes both ways, and an end on one side is an
+// end on the other while that goes on talking.
+func TestAllOfAConversation(t *testing.T) {
+	w := newWorld(t, only("db"))
+	var l net.Listener
+	w.must(w.outer.Do(func() (err error) {
+		l, err = net.Listen("tcp4", "172.30.0.3:80")
+		return err
+	}))
+	served := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			served <- err
+			return
+		}
+		defer func() { _ = c.Close() }()
+		// All of it first: the other side has said its end by then.
+		all, err := io.ReadAll(c)
+		if err == nil {
+			_, err = c.Write(all)
+		}
+		served <- err
+	}()
+	t.Cleanup(func() { _ = l.Close() })
+	to := w.lookup("db")
+	var c net.Conn
+	w.must(w.guest.Do(func() (err error) {
+		c, err = net.Dial("tcp4", net.JoinHostPort(to, "80"))
+		return err
+	}))
+	defer func() { _ = c.Close() }()
+	w.must(c.SetDeadline(time.Now().Add(20 * time.Second)))
+	sent := bytes.Repeat([]byte("nanoclaw"), 1<<19)
+	_, err := c.Write(sent)
+	w.must(err)
+	w.must(c.(*net.TCPConn).CloseWrite())
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("%d bytes came back, %v", len(got), err)
+	}
+	w.must(<-served)
+}
+
+// TestAnUnreachableServer: a connection that is allowed and cannot be made ends
+// with an error, and is no denial.
+func TestAnUnreachableServer(t *testing.T) {
+	w := newWorld(t, only("db"))
+	if got, err := w.reads("db", "9"); err == nil {
+		t.Errorf("read %q where nobody listens", got)
+	}
+	if all := w.log.list(); len(all) > 0 {
+		t.Errorf("recorded %+v", all)
+	}
+}
+
+// TestTheNamespaceIsLeftAsItWas: it may be somebody else's, and outlive the
+// container.
+func TestTheNamespaceIsLeftAsItWas(t *testing.T) {
+	w := newWorld(t, only("db"))
+	setting := func(ns *network.Namespace) string {
+		var content []byte
+		w.must(ns.Do(func() (err error) {
+			content, err = os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+			return err
+		}))
+		return strings.TrimSpace(string(content))
+	}
+	tables := func() int {
+		c, err := nftables.New(nftables.WithNetNSFd(w.inner.Fd()))
+		w.must(err)
+		all, err := c.ListTables()
+		w.must(err)
+		return len(all)
+	}
+	other := &nftables.Table{Name: "another's", Family: nftables.TableFamilyINet}
+	c, err := nftables.New(nftables.WithNetNSFd(w.inner.Fd()))
+	w.must(err)
+	c.AddTable(other)
+	w.must(c.Flush())
+	if setting(w.inner) != "1" || tables() != 3 {
+		t.Errorf("while it is used: forwarding %s, %d tables", setting(w.inner), tables())
+	}
+	w.must(w.net.Close())
+	if setting(w.inner) != setting(namespace(t)) || tables() != 1 {
+		t.Errorf("afterwards: forwarding %s, %d tables", setting(w.inner), tables())
+	}
+}
+
 // TestDialGuard: what the rules do where a judgement was wrong.
 func TestDialGuard(t *testing.T) {
 	w := newWorld(t, only("db"))

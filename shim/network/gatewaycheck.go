@@ -3,7 +3,6 @@ package network
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -67,7 +66,7 @@ func checkGateway(ns *Namespace) error {
 		return err
 	}
 	a := netip.MustParseAddr("192.0.2.1")
-	p := port{link: link{index: t.index, mac: t.mac}, tap: t, tapMAC: net.HardwareAddr(t.hostMAC), addrs: []translation{{a, tapAddress}}}
+	p := port{link: link{index: t.index, mac: t.mac}, tap: t, tapMAC: t.hostMAC, addrs: []translation{{a, tapAddress}}}
 	g := &Gateway{TCP: 1, DNSOverTCP: 2, DNSOverUDP: 3, Forward: true, Denied: []Destination{{Prefix: LinkNetwork}}}
 	return errors.Join(loadGatewayRules(ns, g, crossing{ports: []port{p}}), t.release())
 }

@@ -51,9 +51,12 @@ func addRefuse(c *nftables.Conn, table *nftables.Table) (*nftables.Chain, error)
 	}
 	addRule(c, chain, isIPv4(), transportIs(unix.IPPROTO_UDP), remember(loadPayload(expr.PayloadBaseTransportHeader, key0+2, 2, 2)), unreachable(portUnreachable))
 	noPort := []expr.Any{&expr.Immediate{Register: key0 + 2, Data: []byte{0, 0}}}
-	addRule(c, chain, isIPv4(), remember(noPort))
-	addRule(c, chain, isIPv4(), isEchoRequest(), unreachable(prohibited))
-	addRule(c, chain, verdict(expr.VerdictDrop))
+	addRule(c, chain, isIPv4(), isEchoRequest(), remember(noPort), unreachable(prohibited))
+	// What is here of TCP is of no connection any more, and what is here of ICMP
+	// is an error about a packet that came: nobody tried to reach anything.
+	addRule(c, chain, transportIs(unix.IPPROTO_TCP), verdict(expr.VerdictDrop))
+	addRule(c, chain, transportIs(unix.IPPROTO_ICMP), verdict(expr.VerdictDrop))
+	addRule(c, chain, isIPv4(), remember(noPort), verdict(expr.VerdictDrop))
 	return chain, nil
 }
 
