@@ -138,6 +138,7 @@ func (e *Egress) Follow(refused func() ([]network.Refused, error)) {
 	e.wg.Go(func() {
 		tick := time.NewTicker(refusedEvery)
 		defer tick.Stop()
+		failing := false
 		for {
 			select {
 			case <-tick.C:
@@ -145,9 +146,10 @@ func (e *Egress) Follow(refused func() ([]network.Refused, error)) {
 				return
 			}
 			all, err := refused()
-			if err != nil {
+			if err != nil && !failing {
 				log.G(e.ctx).WithError(err).Warn("refused datagrams are not on record")
 			}
+			failing = err != nil
 			for _, d := range all {
 				e.report.datagram(d, e.judge.datagram(d.Destination))
 			}
