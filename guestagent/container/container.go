@@ -50,8 +50,9 @@ type Container struct {
 	mu    sync.Mutex
 	state state
 	// gate is set before anything of the container runs.
-	gate Gate
-	init *process
+	gate   Gate
+	mounts *hold
+	init   *process
 	// execs are those that were not waited for yet; nil is one being started.
 	execs map[string]*process
 	// carrying are the processes whose streams are open: a descendant may write
@@ -366,6 +367,7 @@ func (c *Container) delete(ctx context.Context) error {
 			p.io.Close()
 		}
 	}
+	c.mounts.release()
 	return errors.Join(c.theGate().Close(), os.RemoveAll(c.bundle))
 }
 

@@ -81,17 +81,24 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 
 	expect := c.cfg.Reaper.Expect()
 	defer expect.Close()
+	var mounts *hold
 	undo = append(undo, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 		defer cancel()
 		if err := c.cfg.Runtime.Delete(ctx, c.id, c.bundle); err != nil {
 			log.G(ctx).WithError(err).Warnf("container %.12s: take back", c.id)
 		}
+		if mounts != nil {
+			mounts.release()
+		}
 	})
 	if pid, err = c.cfg.Runtime.Create(ctx, c.id, c.bundle, io, consoleOf(l)); err != nil {
 		return 0, err
 	}
 	child := expect.Claim(pid)
+	if mounts, err = holdMounts(pid, c.cfg.Share); err != nil {
+		return 0, err
+	}
 	if err := l.carry(ctx); err != nil {
 		return 0, err
 	}
@@ -104,7 +111,7 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 	}
 	p := newProcess(child, io)
 	c.mu.Lock()
-	c.init, c.state = p, created
+	c.init, c.mounts, c.state = p, mounts, created
 	c.mu.Unlock()
 	c.adopt(p, func() {
 		c.mu.Lock()

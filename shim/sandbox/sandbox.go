@@ -284,7 +284,7 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 			err = cause
 		}
 	}
-	if tail := hypervisor.ConsoleTail(s.dir.console()); tail != "" {
+	if tail := hypervisor.ConsoleTail(s.dir.console(), hypervisor.ConsoleShown); tail != "" {
 		return fmt.Errorf("%w; the end of its console:\n%s", err, tail)
 	}
 	return fmt.Errorf("%w; its console is empty: is the configured kernel one that this hypervisor can boot?", err)
@@ -361,6 +361,11 @@ func (s *Sandbox) Cause() error {
 		return fmt.Errorf("%s: %s", e.Cause, e.Detail)
 	}
 	return errors.New(string(e.Cause))
+}
+
+// LastWords is the end of the guest's console, for a log.
+func (s *Sandbox) LastWords() string {
+	return hypervisor.ConsoleTail(s.dir.console(), hypervisor.ConsoleLogged)
 }
 
 // PID is the VMM's process on the host, which lives in the container's network

@@ -60,6 +60,8 @@ type vm interface {
 	Done() <-chan struct{}
 	End() sandbox.End
 	Cause() error
+	// LastWords is the end of the guest's console.
+	LastWords() string
 }
 
 // killed is the exit status of a process whose VM ended under it: 128+SIGKILL,
@@ -605,7 +607,8 @@ func (s *Service) watch(c *container) {
 	if c.init.current() == stopped {
 		return
 	}
-	log.G(s.ctx).WithField("container", c.id).WithError(c.sandbox.Cause()).Error("the virtual machine ended under its container")
+	log.G(s.ctx).WithFields(log.Fields{"container": c.id, "console": c.sandbox.LastWords()}).WithError(c.sandbox.Cause()).
+		Error("the virtual machine ended under its container")
 	c.audit.note(s.ctx, fell(c.sandbox))
 	// What has arrived of the output is passed on. It ends with the VM.
 	ctx, cancel := context.WithTimeout(s.ctx, lastWords)

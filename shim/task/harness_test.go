@@ -206,6 +206,7 @@ func (v *fakeVM) Info() sandbox.Info     { return sandbox.Info{} }
 func (v *fakeVM) End() sandbox.End       { return sandbox.EndVMM }
 func (v *fakeVM) Done() <-chan struct{}  { return v.done }
 func (v *fakeVM) Cause() error           { return v.cause }
+func (v *fakeVM) LastWords() string      { return "the guest's last words" }
 func (v *fakeVM) Kill()                  { v.end(errors.New("killed")) }
 
 func (v *fakeVM) Wire(ctx context.Context, _ string) (*agent.NetworkState, error) {
