@@ -74,7 +74,7 @@ func newWorld(t *testing.T, rules *annotations.Network) *world {
 	t.Cleanup(func() { w.must(w.net.Close()) })
 	nic, err := w.net.NewNIC()
 	w.must(err)
-	w.boot(nic)
+	w.boot("eth0", nic)
 	w.must(w.net.Booted(nil))
 	w.state, err = w.net.Wire(t.Context())
 	w.must(err)
@@ -158,13 +158,13 @@ func up(name string, addresses ...string) error {
 }
 
 // boot is what a VMM does: it shows the guest a card, whose frames are the tap's.
-func (w *world) boot(nic hypervisor.NIC) {
+func (w *world) boot(name string, nic hypervisor.NIC) {
 	w.t.Helper()
 	fd, err := unix.FcntlInt(nic.Tap.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	w.must(err)
 	w.must(unix.SetNonblock(fd, true))
 	host := os.NewFile(uintptr(fd), "tap")
-	w.device = "eth0"
+	w.device = name
 	var card *os.File
 	w.must(w.guest.Do(func() error {
 		tap := &netlink.Tuntap{
@@ -506,6 +506,38 @@ func TestNothing(t *testing.T) {
 	}
 	if _, err := read(w.outer, "tcp4", "172.30.0.2:8000"); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("a published port: %v", err)
+	}
+}
+
+// TestRulesThatDoNotLoad: where the kernel does not take the rules, as where it
+// lacks something, the container has no network, and is not told that it has.
+func TestRulesThatDoNotLoad(t *testing.T) {
+	w := newWorld(t, but("10.0.0.0/8"))
+	w.serve(w.outer, "203.0.113.9:80", "the world")
+	gateway := w.egress.Gateway()
+	// No rule about IPv4 can have it.
+	gateway.Denied = append(gateway.Denied, network.Destination{Prefix: netip.MustParsePrefix("2001:db8::/32")})
+	w.must(w.net.Close())
+	w.net = network.NewGateway(w.inner, nil, gateway)
+	nic, err := w.net.NewNIC()
+	w.must(err)
+	w.boot("eth1", nic)
+	w.must(w.net.Booted(nil))
+	if state, err := w.net.Wire(t.Context()); err == nil || state != nil {
+		t.Fatalf("the guest is to have %v, %v", state, err)
+	}
+	c, err := nftables.New(nftables.WithNetNSFd(w.inner.Fd()))
+	w.must(err)
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyNetdev)
+	w.must(err)
+	if len(chains) != 2 {
+		t.Errorf("%d chains", len(chains))
+	}
+	for _, chain := range chains {
+		rules, err := c.GetRules(chain.Table, chain)
+		if err != nil || *chain.Policy != nftables.ChainPolicyDrop || len(rules) != 0 {
+			t.Errorf("%s lets something pass: policy %d, %d rules, %v", chain.Name, *chain.Policy, len(rules), err)
+		}
 	}
 }
 

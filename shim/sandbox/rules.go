@@ -5,6 +5,7 @@ import (
 
 	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/internal/cleanup"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/egress"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
@@ -20,7 +21,7 @@ func (s *Sandbox) openNetwork(ctx context.Context, o Options, undo *cleanup.Stac
 	}
 	var err error
 	s.egress, err = egress.New(ctx, egress.Options{
-		Namespace: s.ns, Rules: s.rules, ResolvConf: s.resolvConf, Post: o.Audit,
+		Namespace: s.ns, Rules: s.rules, ResolvConf: s.resolvConf, Post: s.record,
 	})
 	if err != nil {
 		return err
@@ -43,5 +44,21 @@ func (s *Sandbox) Admits(id string, rules *annotations.Network) error {
 		Rule: "network", Origin: annotations.Origin{Layer: annotations.LayerBaseline},
 		What: "--network container:" + s.info.ID, Why: "the container " + id + " has rules about the network that the container whose network it asks for has not",
 		Instead: "give both the same rules, or the second a network of its own",
+	}
+}
+
+// recorder takes the records of one container.
+type recorder struct {
+	id   string
+	post func(audit.Entry)
+}
+
+// record records what happens in the network that the containers share, under
+// the one that is in it longest. The first container may end before the others.
+func (s *Sandbox) record(e audit.Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.audits) > 0 {
+		s.audits[0].post(e)
 	}
 }

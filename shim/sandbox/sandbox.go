@@ -108,6 +108,8 @@ type Sandbox struct {
 	mu sync.Mutex
 	// users is how many containers are in the VM.
 	users int
+	// audits take records, each for its container, in the order of coming.
+	audits []recorder
 	// resolv is the host's file behind the container's resolv.conf.
 	resolv   string
 	reported error
@@ -119,8 +121,9 @@ type Sandbox struct {
 // On an error nothing is left.
 func Start(ctx context.Context, o Options, addContainers func(*share.Share) error) (_ *Sandbox, err error) {
 	s := &Sandbox{
-		dir:  newRundir(o.Config.RunDir, o.Namespace, o.ID),
-		done: make(chan struct{}),
+		dir:    newRundir(o.Config.RunDir, o.Namespace, o.ID),
+		done:   make(chan struct{}),
+		audits: []recorder{{o.ID, o.Audit}},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var undo cleanup.Stack
@@ -399,9 +402,9 @@ func (s *Sandbox) HasNetwork(path string) bool {
 	return err == nil && id == s.info.Network
 }
 
-// Join counts one more container in the VM, that of the bundle. It fails where
-// the VM is ending.
-func (s *Sandbox) Join(bundle string) error {
+// Join counts one more container in the VM, that of the bundle. record takes
+// records as Options.Audit does. It fails where the VM is ending.
+func (s *Sandbox) Join(id, bundle string, record func(audit.Entry)) error {
 	if err := errors.Join(rememberBase(bundle, filepath.Dir(string(s.dir))), rememberOwner(bundle, s.info.ID)); err != nil {
 		return err
 	}
@@ -417,6 +420,7 @@ func (s *Sandbox) Join(bundle string) error {
 		}
 	}
 	s.users++
+	s.audits = append(s.audits, recorder{id, record})
 	return nil
 }
 
@@ -425,6 +429,7 @@ func (s *Sandbox) Join(bundle string) error {
 func (s *Sandbox) Leave(ctx context.Context, id string) error {
 	s.mu.Lock()
 	s.users--
+	s.audits = slices.DeleteFunc(s.audits, func(r recorder) bool { return r.id == id })
 	last := s.users == 0
 	s.mu.Unlock()
 	if last {

@@ -54,7 +54,7 @@ type vm interface {
 	Fits(r *specs.LinuxResources) error
 	// Join counts the container of that bundle in, Leave one out; the last one
 	// ends the VM.
-	Join(bundle string) error
+	Join(id, bundle string, record func(audit.Entry)) error
 	Leave(ctx context.Context, id string) error
 	// Done is closed when the VM has ended; End and Cause then say why.
 	Done() <-chan struct{}
@@ -180,7 +180,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		if err := c.sandbox.Admits(id, &c.policy.Network); err != nil {
 			return nil, err
 		}
-		if err := c.sandbox.Join(bundle); err != nil {
+		if err := c.sandbox.Join(id, bundle, c.audit.Post); err != nil {
 			return nil, err
 		}
 		undo.Add("leave the sandbox", leave)
