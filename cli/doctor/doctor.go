@@ -11,6 +11,7 @@ import (
 	"context"
 	"os"
 
+	"github.com/nanoclaw/nanoclaw/cli/engine"
 	"github.com/nanoclaw/nanoclaw/hypervisor/choose"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/network"
@@ -38,7 +39,7 @@ type Host struct {
 func ThisHost() Host {
 	return Host{
 		DaemonJSON:   "/etc/docker/daemon.json",
-		DockerSocket: dockerSocket(os.Getenv("DOCKER_HOST")),
+		DockerSocket: engine.Here(),
 		root:         os.Geteuid() == 0,
 		choose:       choose.Examine,
 		network:      network.Check,
@@ -49,8 +50,9 @@ func ThisHost() Host {
 func (h Host) Examine(ctx context.Context) Report {
 	registered, docker := h.docker(ctx)
 	cfg, file, configuration := h.configuration(registered)
-	choice := cfg.Choice(file)
-	choice.Again = h.Again
+	choice := cfg.Choice()
+	// A file that cannot be used leaves the defaults, and is the one to mend.
+	choice.File, choice.Again = file, h.Again
 	chosen := h.choose(ctx, choice)
 
 	r := Report{Isolation: NoVM}
@@ -103,7 +105,7 @@ func (h Host) configuration(registered registration) (config.Config, string, Sec
 
 // hypervisors tells of the candidates.
 func hypervisors(r choose.Report, file string) Section {
-	s := Section{Name: "Hypervisor"}
+	s := Section{Name: SectionHypervisor}
 	if r.KVM == "" {
 		s.add("KVM", OK, "", "it opens; whether it boots a guest, a trial tells")
 	} else {

@@ -306,17 +306,6 @@ func TestParseVersion(t *testing.T) {
 	}
 }
 
-func TestDockerSocket(t *testing.T) {
-	for host, want := range map[string]string{"": "/var/run/docker.sock", "unix:///run/x.sock": "/run/x.sock", "tcp://127.0.0.1:2375": "", "ssh://h": ""} {
-		if got := dockerSocket(host); got != want {
-			t.Errorf("%q: %q", host, got)
-		}
-	}
-	if _, err := askDocker(t.Context(), ""); err == nil {
-		t.Error("nobody was asked, and answered")
-	}
-}
-
 func FuzzParseDaemonJSON(f *testing.F) {
 	f.Add([]byte(`{"runtimes":{"nanoclaw":{"runtimeType":"/x","options":{"ConfigPath":"/y"}}}}`))
 	f.Add([]byte(`{"runtimes":null}`))

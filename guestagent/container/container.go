@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/guestagent/cgroup"
 	"github.com/nanoclaw/nanoclaw/guestagent/ocispec"
+	"github.com/nanoclaw/nanoclaw/guestagent/processes"
 	"golang.org/x/sys/unix"
 )
 
@@ -278,11 +278,12 @@ func (c *Container) Resize(exec string, width, height uint32) error {
 	return nil
 }
 
-// Processes lists the container's processes.
-func (c *Container) Processes() ([]*agent.Process, error) {
+// Processes lists the container's processes, at most as many as the protocol has
+// room for, and how many there are beside them.
+func (c *Container) Processes() (list []*agent.Process, more int, err error) {
 	pids, err := c.group.Processes()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	execs := make(map[int]string)
 	c.mu.Lock()
@@ -292,19 +293,8 @@ func (c *Container) Processes() ([]*agent.Process, error) {
 		}
 	}
 	c.mu.Unlock()
-	list := make([]*agent.Process, 0, len(pids))
-	for _, pid := range pids {
-		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err != nil {
-			continue
-		}
-		list = append(list, &agent.Process{
-			Pid:     uint32(pid),
-			Exec:    execs[pid],
-			Command: strings.ToValidUTF8(strings.TrimSuffix(string(comm), "\n"), "?"),
-		})
-	}
-	return list, nil
+	list, more = processes.List(pids, execs)
+	return list, more, nil
 }
 
 // adopt begins to watch a process that was started. onExit is called when it
@@ -372,7 +362,8 @@ func (c *Container) delete(ctx context.Context) error {
 			p.io.Close()
 		}
 	}
-	err := errors.Join(c.mounts.release(ctx), c.theGate().Close())
+	c.mounts.release()
+	err := c.theGate().Close()
 	c.refusals.close()
 	return errors.Join(err, os.RemoveAll(c.bundle))
 }

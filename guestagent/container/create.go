@@ -98,7 +98,7 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 			log.G(ctx).WithError(err).Warnf("container %.12s: take back", c.id)
 		}
 		if mounts != nil {
-			_ = mounts.release(ctx) // it was read from only
+			mounts.release()
 		}
 	})
 	if pid, err = c.cfg.Runtime.Create(ctx, c.id, c.bundle, io, consoleOf(l)); err != nil {

@@ -394,8 +394,8 @@ func TestKill(t *testing.T) {
 	if _, err := c.Exec(t.Context(), &agent.ExecRequest{Exec: "x", Process: marshal(t, programOf("sleep", "1000"))}); err != nil {
 		t.Fatal(err)
 	}
-	list, err := c.Processes()
-	if err != nil || len(list) < 2 {
+	list, _, err := c.Processes()
+	if err != nil || len(list) < 2 || list[0].GetPid() != 1 {
 		t.Errorf("Processes = %v, %v", list, err)
 	}
 	if err := c.Kill("x", uint32(unix.SIGKILL), false); err != nil {

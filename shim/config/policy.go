@@ -21,7 +21,13 @@ var Enforced = annotations.Enforced{annotations.CapExec, annotations.CapReadonly
 
 // Private are the folders and files of this host that no container may be given:
 // who can write there can rewrite what containers may do, or did.
-func (c *Config) Private() []string { return []string{c.Audit.Dir, c.RunDir, c.Policy} }
+func (c *Config) Private() []string {
+	return []string{c.Audit.Dir, c.RunDir, c.Policy, c.SignOff()}
+}
+
+// SignOff is the file that says who has reviewed the policy file. Nothing that
+// the runtime decides depends on it.
+func (c *Config) SignOff() string { return c.Policy + ".signed-off" }
 
 // LoadPolicy reads the host's policy file. Where there is none at the default
 // place the result is nil, which is the baseline; one that the configuration

@@ -66,6 +66,8 @@ type Options struct {
 	Policy *annotations.Policy
 	// Agent is the agent that the container runs as; empty: none.
 	Agent string
+	// Address is where the shim serves.
+	Address string
 }
 
 // Timing says when the steps of a start were done: all was prepared, the VMM
@@ -82,6 +84,7 @@ type Sandbox struct {
 	share  *share.Share
 	vm     hypervisor.VM
 	agent  *guest.Agent
+	cgroup *vmcgroup.Cgroup
 	timing Timing
 	info   Info
 
@@ -106,6 +109,8 @@ type Sandbox struct {
 	resolv   string
 	reported error
 	ended    End
+	// shortage is what the host had too little of, once the VM has ended.
+	shortage string
 }
 
 // Start starts a sandbox and waits for its agent. AddContainers is called with
@@ -139,11 +144,11 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	s.info = Info{
-		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath, Network: identity,
+		ID: o.ID, Namespace: o.Namespace, Address: o.Address, Cgroup: cgroupPath, Network: identity,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
 		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
 		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
-		Memory: memoryFor(o.Spec, int64(o.Config.DefaultMemory)),
+		Memory: memoryFor(o.Spec, int64(o.Config.DefaultMemory), hostMemory()),
 		Began:  time.Now(),
 	}
 	if err := s.dir.make(s.info); err != nil {
@@ -157,12 +162,12 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	}
 	undo.Add("unlock the run directory", lock.Close)
 
-	cg, err := vmcgroup.New(cgroupPath, s.info.Memory)
-	if err != nil {
+	if s.cgroup, err = vmcgroup.New(cgroupPath, s.info.Memory); err != nil {
 		return nil, err
 	}
+	defer func() { err = s.explained(err) }()
 
-	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, cg) }
+	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, s.cgroup) }
 
 	if s.share, err = share.New(string(s.dir)); err != nil {
 		return nil, err
@@ -171,7 +176,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	if err := addContainers(s.share); err != nil {
 		return nil, err
 	}
-	virtiofsd, err := program.Find(o.Config.Virtiofsd, config.DefaultPath, program.Virtiofsd...)
+	virtiofsd, err := program.Find(o.Config.Virtiofsd, o.Config.File, program.Virtiofsd...)
 	if err != nil {
 		return nil, err
 	}
@@ -227,6 +232,18 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	s.users = 1
 	go s.watch()
 	return s, nil
+}
+
+// explained adds to an error what the host had too little of, where that is why. It
+// must be asked while the cgroup is there.
+func (s *Sandbox) explained(err error) error {
+	if err == nil {
+		return nil
+	}
+	if why := s.cgroup.Shortage(); why != "" {
+		return fmt.Errorf("%s (%w)", why, err)
+	}
+	return err
 }
 
 func openNamespace(p *annotations.Policy) (*network.Namespace, error) {
@@ -321,6 +338,9 @@ func (s *Sandbox) watch() {
 		}
 	}
 	<-s.vm.Done()
+	s.mu.Lock()
+	s.shortage = s.cgroup.Shortage()
+	s.mu.Unlock()
 	s.cancel()
 }
 
@@ -350,10 +370,14 @@ func (s *Sandbox) Cause() error {
 		return s.reported
 	}
 	e := s.vm.Exit()
+	err := errors.New(string(e.Cause))
 	if e.Detail != "" {
-		return fmt.Errorf("%s: %s", e.Cause, e.Detail)
+		err = fmt.Errorf("%w: %s", err, e.Detail)
 	}
-	return errors.New(string(e.Cause))
+	if s.shortage != "" {
+		err = fmt.Errorf("%s (%w)", s.shortage, err)
+	}
+	return err
 }
 
 // LastWords is the end of the guest's console, for a log.

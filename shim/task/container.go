@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -124,7 +123,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		}
 	}()
 
-	spec, err := readSpec(bundle)
+	spec, unknown, err := readSpec(bundle)
 	if err != nil {
 		return nil, err
 	}
@@ -143,6 +142,9 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	}
 	c.audit.Identify(c.policy.Agent, c.policy.Digest())
 	c.resolvConf = sandbox.ResolvConf(spec)
+	for _, what := range append(unknown, c.policy.LeftOut(spec)...) {
+		log.G(ctx).WithField("container", id).Warn("left out " + what)
+	}
 	narrowed := c.policy.Apply(spec)
 
 	root := spec.Root.Path
@@ -186,6 +188,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 			Namespace: s.namespace, ID: id, Bundle: bundle,
 			Config: cfg, Hypervisor: hv, Launcher: s.launcher,
 			Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
+			Address: s.address,
 		}, addFiles)
 		if err != nil {
 			return nil, err
@@ -269,21 +272,6 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 	}
 	c.timing.guestSaid(reply)
 	return nil
-}
-
-func readSpec(bundle string) (*specs.Spec, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
-	if err != nil {
-		return nil, fmt.Errorf("read the bundle: %w", err)
-	}
-	var spec specs.Spec
-	if err := json.Unmarshal(data, &spec); err != nil {
-		return nil, fmt.Errorf("read the bundle's config.json: %w", err)
-	}
-	if spec.Linux == nil || spec.Root == nil || spec.Process == nil {
-		return nil, fmt.Errorf("the bundle's config.json lacks linux, root or process: %w", errdefs.ErrInvalidArgument)
-	}
-	return &spec, nil
 }
 
 // process finds a process by exec id; empty is init.

@@ -1218,12 +1218,20 @@ func (x *ProcessesRequest) GetContainer() string {
 	return ""
 }
 
+// Process is one of a container's. PIDs are as the container sees them.
 type Process struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Pid   uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
 	// The exec this process was started as; empty for others and init.
-	Exec          string `protobuf:"bytes,2,opt,name=exec,proto3" json:"exec,omitempty"`
-	Command       string `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
+	Exec string `protobuf:"bytes,2,opt,name=exec,proto3" json:"exec,omitempty"`
+	// The program and its arguments with spaces between, the first 256 bytes of
+	// them; the name in brackets where there are none.
+	Command string `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
+	// 0 where the parent is none of the container's.
+	Ppid uint32 `protobuf:"varint,4,opt,name=ppid,proto3" json:"ppid,omitempty"`
+	Uid  uint32 `protobuf:"varint,5,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The time of CPUs that it has used.
+	CpuMs         uint64 `protobuf:"varint,6,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1279,10 +1287,33 @@ func (x *Process) GetCommand() string {
 	return ""
 }
 
+func (x *Process) GetPpid() uint32 {
+	if x != nil {
+		return x.Ppid
+	}
+	return 0
+}
+
+func (x *Process) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Process) GetCpuMs() uint64 {
+	if x != nil {
+		return x.CpuMs
+	}
+	return 0
+}
+
 type ProcessesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 32768.
-	Processes     []*Process `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
+	// At most 4096, by their PIDs.
+	Processes []*Process `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
+	// How many there are beside these.
+	More          uint32 `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1322,6 +1353,13 @@ func (x *ProcessesResponse) GetProcesses() []*Process {
 		return x.Processes
 	}
 	return nil
+}
+
+func (x *ProcessesResponse) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
 }
 
 type PauseRequest struct {
@@ -2483,13 +2521,17 @@ const file_agent_proto_rawDesc = "" +
 	"\x06height\x18\x04 \x01(\rR\x06height\"\x10\n" +
 	"\x0eResizeResponse\"0\n" +
 	"\x10ProcessesRequest\x12\x1c\n" +
-	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"I\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x86\x01\n" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x12\n" +
 	"\x04exec\x18\x02 \x01(\tR\x04exec\x12\x18\n" +
-	"\acommand\x18\x03 \x01(\tR\acommand\"M\n" +
+	"\acommand\x18\x03 \x01(\tR\acommand\x12\x12\n" +
+	"\x04ppid\x18\x04 \x01(\rR\x04ppid\x12\x10\n" +
+	"\x03uid\x18\x05 \x01(\rR\x03uid\x12\x15\n" +
+	"\x06cpu_ms\x18\x06 \x01(\x04R\x05cpuMs\"a\n" +
 	"\x11ProcessesResponse\x128\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x1a.nanoclaw.agent.v1.ProcessR\tprocesses\",\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x1a.nanoclaw.agent.v1.ProcessR\tprocesses\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\rR\x04more\",\n" +
 	"\fPauseRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x0f\n" +
 	"\rPauseResponse\"-\n" +
