@@ -33,6 +33,7 @@ type Host struct {
 	root    bool
 	choose  func(context.Context, choose.Config) choose.Report
 	network func() error
+	gateway func() error
 }
 
 // ThisHost is the one that this program runs on.
@@ -43,6 +44,7 @@ func ThisHost() Host {
 		root:         os.Geteuid() == 0,
 		choose:       choose.Examine,
 		network:      network.Check,
+		gateway:      network.CheckGateway,
 	}
 }
 
@@ -141,6 +143,11 @@ func (h Host) kernel() Section {
 	err := h.network()
 	if err == nil {
 		s.add("kernel features", OK, "", "all there: tap devices, nftables for network devices, both ways, with dup and sets")
+		if err := h.gateway(); err != nil {
+			s.add("rules about the network", Warning, "use a kernel with these options, or no such rules", "a container that has some does not start: %v", err)
+		} else {
+			s.add("rules about the network", OK, "", "can be kept: nftables with address translation, redirect and reject")
+		}
 		return s
 	}
 	each := []error{err}

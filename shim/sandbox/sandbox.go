@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -33,7 +32,9 @@ import (
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 	"github.com/nanoclaw/nanoclaw/internal/program"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/egress"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
 	"github.com/nanoclaw/nanoclaw/shim/network"
@@ -68,6 +69,8 @@ type Options struct {
 	Agent string
 	// Address is where the shim serves.
 	Address string
+	// Audit takes records of what the container does. It must not block.
+	Audit func(audit.Entry)
 }
 
 // Timing says when the steps of a start were done: all was prepared, the VMM
@@ -78,9 +81,12 @@ type Timing struct {
 
 // Sandbox is a running VM. Its methods are safe for concurrent use.
 type Sandbox struct {
-	dir    rundir
-	ns     *network.Namespace
-	net    *network.Network
+	dir   rundir
+	ns    *network.Namespace
+	net   *network.Network
+	rules *annotations.Network
+	// egress is nil where there are no rules about the network.
+	egress *egress.Egress
 	share  *share.Share
 	vm     hypervisor.VM
 	agent  *guest.Agent
@@ -105,6 +111,8 @@ type Sandbox struct {
 	mu sync.Mutex
 	// users is how many containers are in the VM.
 	users int
+	// audits take records, each for its container, in the order of coming.
+	audits []recorder
 	// resolv is the host's file behind the container's resolv.conf.
 	resolv   string
 	reported error
@@ -118,8 +126,9 @@ type Sandbox struct {
 // On an error nothing is left.
 func Start(ctx context.Context, o Options, addContainers func(*share.Share) error) (_ *Sandbox, err error) {
 	s := &Sandbox{
-		dir:  newRundir(o.Config.RunDir, o.Namespace, o.ID),
-		done: make(chan struct{}),
+		dir:    newRundir(o.Config.RunDir, o.Namespace, o.ID),
+		done:   make(chan struct{}),
+		audits: []recorder{{o.ID, o.Audit}},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var undo cleanup.Stack
@@ -184,8 +193,9 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 
-	s.net = network.New(s.ns, s.relaysDNS)
-	undo.Add("close network", s.net.Close)
+	if err := s.openNetwork(ctx, o, &undo); err != nil {
+		return nil, err
+	}
 	nic, err := s.net.NewNIC()
 	if err != nil {
 		return nil, err
@@ -416,9 +426,9 @@ func (s *Sandbox) HasNetwork(path string) bool {
 	return err == nil && id == s.info.Network
 }
 
-// Join counts one more container in the VM, that of the bundle. It fails where
-// the VM is ending.
-func (s *Sandbox) Join(bundle string) error {
+// Join counts one more container in the VM, that of the bundle. record takes
+// records as Options.Audit does. It fails where the VM is ending.
+func (s *Sandbox) Join(id, bundle string, record func(audit.Entry)) error {
 	if err := errors.Join(rememberBase(bundle, filepath.Dir(string(s.dir))), rememberOwner(bundle, s.info.ID)); err != nil {
 		return err
 	}
@@ -434,6 +444,7 @@ func (s *Sandbox) Join(bundle string) error {
 		}
 	}
 	s.users++
+	s.audits = append(s.audits, recorder{id, record})
 	return nil
 }
 
@@ -442,6 +453,7 @@ func (s *Sandbox) Join(bundle string) error {
 func (s *Sandbox) Leave(ctx context.Context, id string) error {
 	s.mu.Lock()
 	s.users--
+	s.audits = slices.DeleteFunc(s.audits, func(r recorder) bool { return r.id == id })
 	last := s.users == 0
 	s.mu.Unlock()
 	if last {
@@ -543,15 +555,22 @@ func (s *Sandbox) apply(state *agent.NetworkState) error {
 	return err
 }
 
-func (s *Sandbox) relaysDNS() bool {
+func (s *Sandbox) relaysDNS() bool { return network.ResolvConfNeedsRelay(s.resolvConf()) }
+
+// resolvConf is the content of the container's resolv.conf, as it is now; nil
+// where that cannot be read.
+func (s *Sandbox) resolvConf() []byte {
 	s.mu.Lock()
 	path := s.resolv
 	s.mu.Unlock()
 	if path == "" {
-		return false
+		return nil
 	}
-	content, err := os.ReadFile(path)
-	return err == nil && network.ResolvConfNeedsRelay(content)
+	content, err := network.ReadResolvConf(path)
+	if err != nil {
+		return nil
+	}
+	return content
 }
 
 // relayDNS opens the guest's way to the engine's resolver, once.
@@ -565,7 +584,11 @@ func (s *Sandbox) relayDNS(ctx context.Context) error {
 		return err
 	}
 	if err := s.runBeside(func() {
-		if err := network.RelayDNS(s.ctx, s.ns, conn); err != nil && s.ctx.Err() == nil {
+		relay := func() error { return network.RelayDNS(s.ctx, s.ns, conn) }
+		if s.egress != nil {
+			relay = func() error { return network.RelayDNSTo(s.ctx, conn, s.egress.Answer) }
+		}
+		if err := relay(); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Warn("the relay of DNS questions ended")
 		}
 	}); err != nil {
