@@ -44,6 +44,7 @@ func init() {
 				Publisher:  publisher.(shim.Publisher),
 				Shutdown:   sd.(shutdown.Service),
 				Began:      manager.Began(),
+				Address:    manager.Address(),
 				Hypervisor: chooseHypervisor,
 			}), nil
 		},

@@ -1,7 +1,6 @@
 package container
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -20,7 +19,7 @@ import (
 // ahead of a program's pages: "VFS: Busy inodes after unmount of virtiofs", and
 // then a fault in fuse_readpages_end and a panic. One run in fifty of a program that
 // ends right after it began ended so. So the namespace stays until the container
-// is deleted, and goes when nothing is under way.
+// is deleted and nothing is under way.
 type hold struct {
 	namespace *os.File
 	// waiting is the file that says how many requests virtiofsd has not answered.
@@ -45,24 +44,24 @@ func holdMounts(pid int, share string) (*hold, error) {
 	return &hold{f, fmt.Sprintf("%s/%d/waiting", connections, unix.Minor(st.Dev))}, nil
 }
 
-// settleTime is how long the share may take to answer what was asked of it. Other
-// containers of the VM may keep it busy for ever.
-const settleTime = time.Second
-
-// release lets the mounts go. The container's processes have ended.
-func (h *hold) release(ctx context.Context) error {
-	const pause = 5 * time.Millisecond
-	for end := time.Now().Add(settleTime); time.Now().Before(end); time.Sleep(pause) {
-		data, err := os.ReadFile(h.waiting)
-		if err != nil {
-			// One that is not there asks for as much patience as one that is busy.
-			log.G(ctx).WithError(err).Warn("how busy the share is cannot be seen")
-			time.Sleep(settleTime)
-			break
+// release lets the mounts go once nothing is under way, which it does not wait
+// for: other containers of the VM may keep the share busy for long. The
+// container's processes have ended, so a moment without requests is enough. Where
+// that moment cannot be seen, the mounts stay as long as the VM.
+func (h *hold) release() {
+	go func() {
+		const pause = 20 * time.Millisecond
+		for {
+			data, err := os.ReadFile(h.waiting)
+			if err != nil {
+				log.L.WithError(err).Warn("how busy the share is cannot be seen; a container's mounts are kept")
+				return
+			}
+			if strings.TrimSpace(string(data)) == "0" {
+				_ = h.namespace.Close() // it was never written to
+				return
+			}
+			time.Sleep(pause)
 		}
-		if strings.TrimSpace(string(data)) == "0" {
-			break
-		}
-	}
-	return h.namespace.Close()
+	}()
 }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -173,6 +174,12 @@ func (s *Size) UnmarshalYAML(data []byte) error {
 	*s = Size(n)
 	return nil
 }
+
+// MarshalYAML writes a size in bytes.
+func (s Size) MarshalYAML() ([]byte, error) { return strconv.AppendInt(nil, int64(s), 10), nil }
+
+// MarshalYAML writes a duration as UnmarshalYAML reads it.
+func (d Duration) MarshalYAML() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
 // UnmarshalYAML reads a duration as time.ParseDuration does.
 func (d *Duration) UnmarshalYAML(data []byte) error {
