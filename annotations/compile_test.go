@@ -30,7 +30,7 @@ func dockerSpec(change ...func(*specs.Spec)) *specs.Spec {
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: "/docker/" + testID,
-			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}, {Allow: true, Type: "c", Access: "m"}}},
+			Resources:   &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}, {Allow: true, Type: "c", Access: "m"}}},
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.UTSNamespace},
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace},
