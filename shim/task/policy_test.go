@@ -46,7 +46,7 @@ func TestCompileWithTheHostsFile(t *testing.T) {
 	}{
 		"an unknown agent": {file, map[string]string{annotations.KeyAgent: "reder"}, "nearest is reader"},
 		"a broken file":    {"agents:\n  - nam: x\n", nil, "policy.yaml:2"},
-		"a lifetime":       {"ceiling: {limits: {lifetime: 1h}}\n", nil, "limits.lifetime"},
+		"a network rule":   {"ceiling: {network: none}\n", nil, "network"},
 	} {
 		_, err := compiled(t, c.file, c.given)
 		var refusal *annotations.Refusal

@@ -74,6 +74,7 @@ type Service struct {
 	began      time.Time
 	hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 	startVM    func(context.Context, sandbox.Options, func(*share.Share) error) (vm, error)
+	grace      grace
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -91,6 +92,7 @@ func New(ctx context.Context, o Options) *Service {
 		launcher:   launch.New(),
 		began:      o.Began,
 		hypervisor: o.Hypervisor,
+		grace:      grace{stop: stopGrace, kill: killGrace},
 		startVM: func(ctx context.Context, o sandbox.Options, addContainers func(*share.Share) error) (vm, error) {
 			return sandbox.Start(ctx, o, addContainers)
 		},
