@@ -88,6 +88,8 @@ func Options() *fuse.MountOptions {
 		MaxWrite: maxWrite, MaxBackground: 64,
 		// What is found by a look-up is judged there.
 		DisableReadDirPlus: true,
+		// It would want a /dev/null, which the process does not see.
+		DisableSplice: true,
 	}
 }
 
