@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// program is the first argument of a process that serves the file system: the
+// program is the name by which a process is started that serves the file system: the
 // shim's own program, under this name.
 const program = "nanoclaw-hide"
 
@@ -35,7 +35,7 @@ const maxTask = 1 << 20
 
 // IsServer reports whether this process was started to serve: its arguments are
 // args.
-func IsServer(args []string) bool { return len(args) == 1 && args[0] == program }
+func IsServer(args []string) bool { return len(args) > 0 && args[0] == program }
 
 // Main serves the file system until it is unmounted, and ends the process.
 func Main() {

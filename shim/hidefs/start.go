@@ -19,12 +19,24 @@ import (
 // startTimeout bounds how long the process may take to begin.
 const startTimeout = 10 * time.Second
 
-// Mount shows folder, a descriptor of a mount that is attached nowhere, as the
-// container will have it at destination, without what patterns hide. It returns
-// a mount that is attached nowhere either, with the attributes attr, and the
-// process that serves it. start starts it; it ends with the mount.
-func Mount(folder *os.File, destination string, patterns []string, attr uint64, start func(*exec.Cmd) error) (mount *os.File, p *process.Process, err error) {
-	told, err := json.Marshal(task{Destination: destination, Patterns: patterns})
+// View is a folder without what is hidden in it.
+type View struct {
+	// Folder is a descriptor of a mount that is attached nowhere.
+	Folder *os.File
+	// Destination is where the container will have it, in whose words the
+	// Patterns are.
+	Destination string
+	Patterns    []string
+	// Attributes are the new mount's.
+	Attributes uint64
+	// Place is where it will be attached; the process has it among its arguments.
+	Place string
+}
+
+// Mount returns a mount of the view that is attached nowhere yet, and the process
+// that serves it. start starts it; it ends with the mount.
+func Mount(v View, start func(*exec.Cmd) error) (mount *os.File, p *process.Process, err error) {
+	told, err := json.Marshal(task{Destination: v.Destination, Patterns: v.Patterns})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -36,7 +48,7 @@ func Mount(folder *os.File, destination string, patterns []string, attr uint64, 
 	device := os.NewFile(uintptr(fd), "fuse")
 	// Closed here once the process has it: the file system ends with the process.
 	defer func() { _ = device.Close() }()
-	mount, err = newMount(fd, attr)
+	mount, err = newMount(fd, v.Attributes)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -52,8 +64,8 @@ func Mount(folder *os.File, destination string, patterns []string, attr uint64, 
 	defer func() { _ = ready.Close() }()
 
 	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{program}, Env: []string{}, Dir: "/",
-		Stdin: bytes.NewReader(told), ExtraFiles: []*os.File{device, folder, said},
+		Path: "/proc/self/exe", Args: []string{program, v.Place}, Env: []string{}, Dir: "/",
+		Stdin: bytes.NewReader(told), ExtraFiles: []*os.File{device, v.Folder, said},
 	}
 	p, err = process.Start(start, program, cmd)
 	_ = said.Close()

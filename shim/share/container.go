@@ -166,7 +166,9 @@ func (a *adder) mountWithout(hidden []string, src *source, name, destination str
 	if h.readonly {
 		attr |= unix.MOUNT_ATTR_RDONLY
 	}
-	tree, p, err := hidefs.Mount(folder, destination, hidden, attr, a.start)
+	tree, p, err := hidefs.Mount(hidefs.View{
+		Folder: folder, Destination: destination, Patterns: hidden, Attributes: attr, Place: path.Join(a.dir, name),
+	}, a.start)
 	if err != nil {
 		return fmt.Errorf("hide names in it: %w", err)
 	}

@@ -127,7 +127,7 @@ func (b *bench) add(id string, s *specs.Spec, pairs ...string) (*specs.Spec, err
 	for i := 0; i < len(pairs); i += 2 {
 		given[pairs[i]] = pairs[i+1]
 	}
-	policy, err := annotations.Compile(annotations.Input{ID: id, Annotations: given, Spec: s})
+	policy, err := annotations.Compile(annotations.Input{ID: id, Annotations: given, Spec: s, Enforced: annotations.Everything})
 	b.must(err)
 	return b.share.AddContainer(context.Background(), id, s, policy, b.rootfs, b.decide)
 }
