@@ -133,13 +133,13 @@ func (fs *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 
 // Rename moves an entry. A folder may go only where the same names are hidden
 // below it: otherwise a hidden file would be seen under the folder's new name,
-// or one that was seen be a hidden file that the guest has made.
+// or one that was seen be a hidden file that the guest has made. The host's
+// kernel holds both folders while it asks for this, so that what is judged is
+// what is moved: no name in them becomes another file's in between.
 func (fs *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	if in.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return fuse.EINVAL
 	}
-	fs.renames.Lock()
-	defer fs.renames.Unlock()
 	from, old, err := fs.in(in.NodeId, oldName)
 	if err != nil {
 		return fuse.ToStatus(err)

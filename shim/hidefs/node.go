@@ -50,10 +50,6 @@ type FS struct {
 	files    map[uint64]int
 	dirs     map[uint64]*dir
 	lastOpen uint64
-
-	// renames is held while it is judged and done: a name must not become
-	// another file's in between.
-	renames sync.Mutex
 }
 
 // New returns the file system that shows the folder root, an open descriptor,

@@ -33,8 +33,9 @@ const (
 	ShareDestination = "/w"
 )
 
-// ShareHidden are the patterns of what is hidden.
-var ShareHidden = []string{"/w/*/.env*", "/w/*/a/secret", "/w/**/key"}
+// ShareHidden are the patterns of what is hidden. The kernel may show the other
+// mount to who asks for the share once more, so they are about both.
+var ShareHidden = []string{"/w/*/.env*", "/w/*/a/secret", "/w/**/key", "/ro/*/a/secret"}
 
 // Secret is the content of each file that is hidden, or that lies outside.
 const Secret = "the secret of the host"
