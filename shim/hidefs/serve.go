@@ -39,14 +39,15 @@ func IsServer(args []string) bool { return len(args) > 0 && args[0] == program }
 
 // Main serves the file system until it is unmounted, and ends the process.
 func Main() {
-	if err := serve(); err != nil {
+	if err := serve(confine); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func serve() error {
+// serve serves once confine has confined the process to a folder.
+func serve(confine func(folder int) error) error {
 	var t task
 	if err := json.NewDecoder(io.LimitReader(os.Stdin, maxTask)).Decode(&t); err != nil {
 		return fmt.Errorf("read what is to be hidden: %w", err)
@@ -66,7 +67,7 @@ func serve() error {
 	if err != nil {
 		return fmt.Errorf("examine the folder: %w", err)
 	}
-	server, err := fuse.NewServer(fs, fmt.Sprintf("/dev/fd/%d", deviceFD), Options())
+	server, err := fuse.NewServer(fs, fmt.Sprintf("/dev/fd/%d", deviceFD), options())
 	if err != nil {
 		return fmt.Errorf("serve the folder: %w", err)
 	}
@@ -82,8 +83,8 @@ func serve() error {
 // maxWrite is the most that is read or written at once.
 const maxWrite = 1 << 20
 
-// Options are those that the file system is served with.
-func Options() *fuse.MountOptions {
+// options are those that the file system is served with.
+func options() *fuse.MountOptions {
 	return &fuse.MountOptions{
 		MaxWrite: maxWrite, MaxBackground: 64,
 		// What is found by a look-up is judged there.
@@ -97,15 +98,24 @@ func Options() *fuse.MountOptions {
 // does the same things to the same files.
 const rights = kept | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETUID | 1<<unix.CAP_SETFCAP
 
-// confine takes from the process what it does not need: it sees the folder and
-// nothing else. It stands in /proc/self/fd, by which it opens what it has a
-// descriptor of.
-func confine(folder int) error {
+// enter makes the folder the process's root, and its own descriptors where it
+// stands.
+func enter(folder int) error {
 	if err := os.Chdir("/proc/self/fd"); err != nil {
 		return fmt.Errorf("go to the process's own descriptors: %w", err)
 	}
 	if err := unix.Chroot(fmt.Sprint(folder)); err != nil {
 		return fmt.Errorf("make the folder the process's root: %w", err)
+	}
+	return nil
+}
+
+// confine takes from the process what it does not need: it sees the folder and
+// nothing else. It stands in /proc/self/fd, by which it opens what it has a
+// descriptor of.
+func confine(folder int) error {
+	if err := enter(folder); err != nil {
+		return err
 	}
 	// Of each of its threads, which Go does only without C.
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

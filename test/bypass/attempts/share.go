@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Shared: the attempt is made in the VM's initial namespaces, as root with every
+// Shared is for attempts that are made in the VM's initial namespaces, as root with every
 // capability, on the share as virtiofsd serves it, as if the guest's kernel had
 // let go of every container.
 const Shared Policy = "share"
