@@ -1,6 +1,7 @@
 package annotations
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -16,7 +17,7 @@ func (p *Policy) Apply(spec *specs.Spec) *specs.Spec {
 	out := *spec
 	out.Mounts = slices.Clone(spec.Mounts)
 	for i, m := range out.Mounts {
-		if IsBind(m) && p.ReadOnly(m.Destination) {
+		if IsBind(m) && p.Held().ReadOnly(m.Destination) {
 			m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "rw" || o == "rrw" })
 			out.Mounts[i].Options = append(m.Options, "ro")
 		}
@@ -42,6 +43,23 @@ func (p *Policy) Apply(spec *specs.Spec) *specs.Spec {
 	}
 	out.Linux = &linux
 	return &out
+}
+
+// LeftOut names the parts of spec that Apply leaves out, or that are not as spec
+// has them, and that a person could miss, each with the reason.
+func (p *Policy) LeftOut(spec *specs.Spec) []string {
+	var left []string
+	if p.Privileged && len(spec.Linux.Devices) > 0 {
+		left = append(left, fmt.Sprintf("linux.devices: %d devices of the host's, the first of them %s, stay there; --privileged gives the VM's own",
+			len(spec.Linux.Devices), quote(spec.Linux.Devices[0].Path)))
+	}
+	for _, n := range namespaceRules {
+		there := slices.ContainsFunc(spec.Linux.Namespaces, func(have specs.LinuxNamespace) bool { return have.Type == n.kind })
+		if n.required && !there {
+			left = append(left, fmt.Sprintf("linux.namespaces: without a %s namespace it would be the host's; the container has one of its own in the VM", n.kind))
+		}
+	}
+	return left
 }
 
 // copyResources copies what NarrowResources changes.

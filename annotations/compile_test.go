@@ -29,7 +29,8 @@ func dockerSpec(change ...func(*specs.Spec)) *specs.Spec {
 			{Type: "bind", Source: own + "hosts", Destination: "/etc/hosts", Options: []string{"rbind", "rprivate"}},
 		},
 		Linux: &specs.Linux{
-			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}, {Allow: true, Type: "c", Access: "m"}}},
+			CgroupsPath: "/docker/" + testID,
+			Resources:   &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}, {Allow: true, Type: "c", Access: "m"}}},
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.UTSNamespace},
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace},

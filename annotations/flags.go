@@ -32,7 +32,7 @@ var hostNetwork = regexp.MustCompile(`^(/proc/(1|self|thread-self)(/task/[0-9]+)
 
 func checkFlags(p *Policy, spec *specs.Spec) error {
 	p.Privileged = privileged(spec)
-	if err := checkNamespaces(p, spec.Linux.Namespaces); err != nil {
+	if err := checkNamespaces(p, spec); err != nil {
 		return err
 	}
 	if len(spec.Linux.Devices) > 0 && !p.Privileged {
@@ -43,15 +43,22 @@ func checkFlags(p *Policy, spec *specs.Spec) error {
 	return checkHooks(spec.Hooks)
 }
 
-func checkNamespaces(p *Policy, namespaces []specs.LinuxNamespace) error {
+// bare reports whether no engine wrote the spec: every engine names a cgroup. Where
+// one is written by hand, a namespace that is not in it was merely not thought of,
+// and the container has the VM's own; from an engine it says that a person asked
+// for the host's, and that must not be something else in silence.
+func bare(spec *specs.Spec) bool { return spec.Linux.CgroupsPath == "" }
+
+func checkNamespaces(p *Policy, spec *specs.Spec) error {
 	for _, n := range namespaceRules {
 		present, where := false, ""
-		for _, have := range namespaces {
+		for _, have := range spec.Linux.Namespaces {
 			if have.Type == n.kind {
 				present, where = true, have.Path
 			}
 		}
 		switch {
+		case !present && bare(spec):
 		case !present && n.kind == specs.NetworkNamespace:
 			return p.CheckNetworkNamespace("", true)
 		case !present && n.required:

@@ -55,8 +55,8 @@ type Mount struct {
 	Source   Source
 }
 
-// CheckMount judges a bind mount by what its source resolved to. The policy must
-// come from [Policy.OnHost] where the host has symbolic links of its own.
+// CheckMount judges a bind mount by what its source resolved to, and by all rules
+// whatever the mode is; [Policy.Admit] heeds that. The policy must come from [Policy.OnHost] where the host has symbolic links of its own.
 func (p *Policy) CheckMount(m Mount) error {
 	if p.ownFile(m) && !p.hasAlias(m) {
 		return p.checkHidden(m)
@@ -106,11 +106,13 @@ func (p *Policy) inEngine(name string) bool {
 	return slices.ContainsFunc(p.engine(), func(folder string) bool { return below(name, folder) })
 }
 
-// ReadOnly reports whether the policy forces a mount to be read-only.
+// ReadOnly reports whether the policy's rules force a mount to be read-only.
 func (p *Policy) ReadOnly(destination string) bool {
-	return slices.ContainsFunc(p.Mounts.Readonly, func(r Readonly) bool {
-		return r.Destination == "*" || r.Destination == path.Clean(destination)
-	})
+	return slices.ContainsFunc(p.Mounts.Readonly, func(r Readonly) bool { return r.covers(destination) })
+}
+
+func (r Readonly) covers(destination string) bool {
+	return r.Destination == "*" || r.Destination == path.Clean(destination)
 }
 
 func (p *Policy) checkKind(m Mount) error {

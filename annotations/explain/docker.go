@@ -132,7 +132,7 @@ func parse(set *pflag.FlagSet) (*Request, error) {
 
 // emptySpec is what matters of the spec that Docker makes without any flag.
 func emptySpec() *specs.Spec {
-	s := &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{}}}
+	s := &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{}, CgroupsPath: "/docker/ID"}}
 	for _, kind := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.NetworkNamespace, specs.UTSNamespace, specs.PIDNamespace, specs.IPCNamespace} {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: kind})
 	}

@@ -45,6 +45,7 @@ func init() {
 				Publisher:  publisher.(shim.Publisher),
 				Shutdown:   sd.(shutdown.Service),
 				Began:      manager.Began(),
+				Address:    manager.Address(),
 				Hypervisor: chooseHypervisor,
 			}), nil
 		},
@@ -52,7 +53,7 @@ func init() {
 }
 
 func chooseHypervisor(ctx context.Context, c config.Config) (hypervisor.Hypervisor, error) {
-	return choose.Hypervisor(ctx, c.Choice(config.DefaultPath))
+	return choose.Hypervisor(ctx, c.Choice())
 }
 
 func main() {

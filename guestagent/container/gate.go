@@ -103,44 +103,73 @@ func (n *notes) may(what note, now time.Time) bool {
 	return true
 }
 
+// refusal is a program that was refused, and not told of yet.
+type refusal struct {
+	decision *agent.Decision
+	line     string
+	// by is the process that asked for it and those that it descends from.
+	by []int
+}
+
 // refused tells whoever started the process that asked for a program why it
 // did not run.
 func (c *Container) refused(d *agent.Decision, line string) {
-	p := c.ancestor(int(d.GetPid()), int(d.GetPpid()))
+	c.tell(refusal{d, line, ancestors(int(d.GetPid()), int(d.GetPpid()))})
+}
+
+func (c *Container) tell(r refusal) {
+	p := c.owner(r)
 	if p == nil {
 		return
 	}
 	// A shell tries each folder of its PATH, and one line is enough.
-	if c.notes.may(note{p, d.GetRule(), path.Base(d.GetPath())}, time.Now()) {
-		p.io.Note(line)
+	if c.notes.may(note{p, r.decision.GetRule(), path.Base(r.decision.GetPath())}, time.Now()) {
+		p.io.Note(r.line)
 	}
+}
+
+// owner returns the process of ours that has asked for a program: an exec, or
+// init. It returns nil where there is none, or where one is being started that
+// it may be: its PID is known only after it has begun to run.
+func (c *Container) owner(r refusal) *process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := make(map[int]*process, len(c.execs)+1)
+	starting := false
+	for _, p := range c.execs {
+		if p == nil {
+			starting = true
+			continue
+		}
+		known[p.child.PID()] = p
+	}
+	if c.init != nil {
+		known[c.init.child.PID()] = c.init
+	}
+	for _, pid := range r.by {
+		if p := known[pid]; p != nil {
+			return p
+		}
+	}
+	if starting && len(c.early) < maxNotes {
+		c.early = append(c.early, r)
+		return nil
+	}
+	return c.init
 }
 
 // maxAncestors bounds how far up a process's ancestors are looked for.
 const maxAncestors = 64
 
-// ancestor returns the process of ours that one of the container descends from:
-// an exec, or init.
-func (c *Container) ancestor(pid, parent int) *process {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	known := make(map[int]*process, len(c.execs))
-	for _, p := range c.execs {
-		if p != nil {
-			known[p.child.PID()] = p
-		}
-	}
-	for range maxAncestors {
-		if p := known[pid]; p != nil {
-			return p
-		}
-		if pid <= 1 {
-			break
-		}
-		// It may be gone by now, and its parent is known all the same.
+// ancestors returns pid and those that it descends from. It may be gone by now,
+// and its parent is known all the same.
+func ancestors(pid, parent int) []int {
+	var list []int
+	for pid > 1 && len(list) < maxAncestors {
+		list = append(list, pid)
 		pid, parent = parent, parentOf(parent)
 	}
-	return c.init
+	return list
 }
 
 func parentOf(pid int) int {

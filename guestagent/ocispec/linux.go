@@ -27,7 +27,7 @@ func fitLinux(l *specs.Linux, g Guest, dropped *Dropped) error {
 		return invalid("linux.netDevices names devices of the host")
 	}
 	if s := l.Seccomp; s != nil && (s.ListenerPath != "" || s.ListenerMetadata != "") {
-		return invalid("linux.seccomp.listenerPath is a socket of the host")
+		return invalid("linux.seccomp.listenerPath and linux.seccomp.listenerMetadata are about a socket of the host")
 	}
 	if l.Resources != nil {
 		fitResources(l.Resources, g.Swap, dropped)
@@ -40,6 +40,7 @@ func fitNamespaces(l *specs.Linux, g Guest, dropped *Dropped) {
 	given := make(map[specs.LinuxNamespaceType]bool)
 	for _, ns := range l.Namespaces {
 		if given[ns.Type] {
+			dropped.add("linux.namespaces: the %s namespace is there twice", ns.Type)
 			continue
 		}
 		given[ns.Type] = true
@@ -59,9 +60,18 @@ func fitNamespaces(l *specs.Linux, g Guest, dropped *Dropped) {
 		}
 	}
 	if !given[specs.UserNamespace] {
+		if len(l.UIDMappings) > 0 {
+			dropped.add("linux.uidMappings: there is no user namespace")
+		}
+		if len(l.GIDMappings) > 0 {
+			dropped.add("linux.gidMappings: there is no user namespace")
+		}
 		l.UIDMappings, l.GIDMappings = nil, nil
 	}
 	if !given[specs.TimeNamespace] {
+		if len(l.TimeOffsets) > 0 {
+			dropped.add("linux.timeOffsets: there is no time namespace")
+		}
 		l.TimeOffsets = nil
 	}
 	l.Namespaces = kept
@@ -83,30 +93,18 @@ func fitResources(r *specs.LinuxResources, swap bool, dropped *Dropped) {
 		fitMemory(m, swap, dropped)
 	}
 	if c := r.CPU; c != nil {
-		if c.Cpus != "" || c.Mems != "" {
-			dropped.add("linux.resources.cpu cpus %q, mems %q: they number the host's, where the VM is bound to them", c.Cpus, c.Mems)
-			c.Cpus, c.Mems = "", ""
-		}
-		if c.RealtimePeriod != nil || c.RealtimeRuntime != nil {
-			if value(c.RealtimePeriod) != 0 || value(c.RealtimeRuntime) != 0 {
-				dropped.add("linux.resources.cpu realtime period and runtime: not in cgroup v2")
-			}
-			c.RealtimePeriod, c.RealtimeRuntime = nil, nil
-		}
+		fitCPU(c, dropped)
 	}
 	if b := r.BlockIO; b != nil {
-		if len(b.WeightDevice)+len(b.ThrottleReadBpsDevice)+len(b.ThrottleWriteBpsDevice)+
-			len(b.ThrottleReadIOPSDevice)+len(b.ThrottleWriteIOPSDevice) > 0 {
-			dropped.add("linux.resources.blockIO devices: they number the host's")
-		}
-		if value(b.LeafWeight) != 0 || value(b.Weight) != 0 {
-			dropped.add("linux.resources.blockIO weight: the container's files are on a share, which has no I/O weight")
-		}
+		dropBlockIO(b, dropped)
 		r.BlockIO = nil
 	}
 	if n := r.Network; n != nil {
-		if value(n.ClassID) != 0 || len(n.Priorities) > 0 {
-			dropped.add("linux.resources.network: not in cgroup v2")
+		if value(n.ClassID) != 0 {
+			dropped.add("linux.resources.network.classID: not in cgroup v2")
+		}
+		if len(n.Priorities) > 0 {
+			dropped.add("linux.resources.network.priorities: not in cgroup v2")
 		}
 		r.Network = nil
 	}
@@ -120,12 +118,53 @@ func fitResources(r *specs.LinuxResources, swap bool, dropped *Dropped) {
 	}
 }
 
+func fitCPU(c *specs.LinuxCPU, dropped *Dropped) {
+	for name, list := range map[string]*string{"cpus": &c.Cpus, "mems": &c.Mems} {
+		if *list != "" {
+			dropped.add("linux.resources.cpu.%s %q: they are the host's, whose numbers mean others here", name, *list)
+			*list = ""
+		}
+	}
+	if value(c.RealtimePeriod) != 0 {
+		dropped.add("linux.resources.cpu.realtimePeriod: not in cgroup v2")
+	}
+	if value(c.RealtimeRuntime) != 0 {
+		dropped.add("linux.resources.cpu.realtimeRuntime: not in cgroup v2")
+	}
+	c.RealtimePeriod, c.RealtimeRuntime = nil, nil
+}
+
+func dropBlockIO(b *specs.LinuxBlockIO, dropped *Dropped) {
+	for name, n := range map[string]int{
+		"weightDevice":            len(b.WeightDevice),
+		"throttleReadBpsDevice":   len(b.ThrottleReadBpsDevice),
+		"throttleWriteBpsDevice":  len(b.ThrottleWriteBpsDevice),
+		"throttleReadIOPSDevice":  len(b.ThrottleReadIOPSDevice),
+		"throttleWriteIOPSDevice": len(b.ThrottleWriteIOPSDevice),
+	} {
+		if n > 0 {
+			dropped.add("linux.resources.blockIO.%s: it is about devices of the host", name)
+		}
+	}
+	for name, weight := range map[string]*uint16{"weight": b.Weight, "leafWeight": b.LeafWeight} {
+		if value(weight) != 0 {
+			dropped.add("linux.resources.blockIO.%s: the container's files are on a share, which has no I/O weight", name)
+		}
+	}
+}
+
 func fitMemory(m *specs.LinuxMemory, swap bool, dropped *Dropped) {
 	//nolint:staticcheck // deprecated fields are still sent and must be dropped by name
-	if value(m.Kernel) != 0 || value(m.KernelTCP) != 0 {
-		dropped.add("linux.resources.memory kernel, kernelTCP: not in cgroup v2, the memory limit includes both")
+	for name, limit := range map[string]*int64{"kernel": m.Kernel, "kernelTCP": m.KernelTCP} {
+		if value(limit) != 0 {
+			dropped.add("linux.resources.memory.%s: not in cgroup v2, where the memory limit includes it", name)
+		}
 	}
 	m.Kernel, m.KernelTCP = nil, nil //nolint:staticcheck // see above
+	if m.UseHierarchy != nil {
+		dropped.add("linux.resources.memory.useHierarchy: in cgroup v2 it is always so")
+		m.UseHierarchy = nil
+	}
 	if m.Swappiness != nil {
 		dropped.add("linux.resources.memory.swappiness: not in cgroup v2")
 		m.Swappiness = nil
@@ -135,8 +174,9 @@ func fitMemory(m *specs.LinuxMemory, swap bool, dropped *Dropped) {
 	}
 	m.DisableOOMKiller = nil
 	if m.Swap != nil && !swap {
-		// Not worth a line when it is derived from the limit, as Docker does.
-		if value(m.Swap) > 0 && value(m.Swap) > 2*value(m.Limit) {
+		// As much as of memory alone is none, which holds; twice as much is what
+		// Docker makes of a limit when nobody asked.
+		if n := value(m.Swap); n != 0 && n != value(m.Limit) && n != 2*value(m.Limit) {
 			dropped.add("linux.resources.memory.swap: the VM does not swap")
 		}
 		m.Swap = nil

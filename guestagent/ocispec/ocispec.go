@@ -84,8 +84,12 @@ func fit(spec *specs.Spec, g Guest, dropped *Dropped) error {
 	if spec.Root == nil || spec.Process == nil || spec.Linux == nil {
 		return invalid("root, process and linux are needed")
 	}
-	if spec.Windows != nil || spec.Solaris != nil || spec.VM != nil || spec.ZOS != nil || spec.FreeBSD != nil {
-		return invalid("it is for another platform than Linux containers")
+	for name, there := range map[string]bool{
+		"windows": spec.Windows != nil, "solaris": spec.Solaris != nil, "vm": spec.VM != nil, "zos": spec.ZOS != nil, "freebsd": spec.FreeBSD != nil,
+	} {
+		if there {
+			return invalid("%s is for another platform than Linux containers", name)
+		}
 	}
 	if h := spec.Hooks; h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+ //nolint:staticcheck // the deprecated kind is refused as well
 		len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 {
@@ -142,6 +146,14 @@ func fitProcess(p *specs.Process, terminal bool, dropped *Dropped) error {
 		return invalid("cwd %q is not absolute", p.Cwd)
 	}
 	p.Terminal = terminal
+	if p.CommandLine != "" {
+		dropped.add("process.commandLine: it is for Windows")
+		p.CommandLine = ""
+	}
+	if p.User.Username != "" {
+		dropped.add("process.user.username %q: it is for Windows", p.User.Username)
+		p.User.Username = ""
+	}
 	// The guest's kernel has neither module; the names are of the host's policy.
 	if p.ApparmorProfile != "" {
 		dropped.add("process.apparmorProfile %q: AppArmor is the host's", p.ApparmorProfile)

@@ -163,8 +163,8 @@ func TestDroppedByName(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{
-		"apparmorProfile", "selinuxLabel", "mountLabel", "annotations", "intelRdt", "memory kernel", "memory.swap", "swappiness",
-		"disableOOMKiller", "cpus", "realtime", "blockIO devices", "blockIO weight", "resources.network", "hugepageLimits", "rdma",
+		"apparmorProfile", "selinuxLabel", "mountLabel", "annotations", "intelRdt", "memory.kernel", "memory.swap", "swappiness",
+		"disableOOMKiller", "cpu.cpus", "cpu.mems", "realtimeRuntime", "throttleReadBpsDevice", "blockIO.weight", "network.classID", "hugepageLimits", "rdma",
 	} {
 		if !strings.Contains(dropped, name) {
 			t.Errorf("%s is dropped without a word:\n%s", name, dropped)

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"strconv"
@@ -35,6 +36,9 @@ var ErrRefused = errors.New("connection refused by the guest")
 func Dial(ctx context.Context, path string, port uint32) (_ net.Conn, err error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("connect to vsock device: its socket is gone, since somebody has removed the VM's folder or a part of it; restart the container: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to vsock device: %w", err)
 	}

@@ -2,10 +2,12 @@ package sandbox
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -20,13 +22,24 @@ const (
 )
 
 // memoryFor returns the VM's memory in bytes: the container's limit and what
-// the guest itself needs, or byDefault without a limit.
-func memoryFor(spec *specs.Spec, byDefault int64) int64 {
+// the guest itself needs, or byDefault without a limit. It is never more than the
+// host has: a guest needs memory, and time, to keep account of its memory, and a
+// limit above all that there is limits nothing under runc either.
+func memoryFor(spec *specs.Spec, byDefault, host int64) int64 {
 	size := byDefault
 	if r := resources(spec); r != nil && r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
-		size = *r.Memory.Limit + guestReserve
+		size = max(*r.Memory.Limit, *r.Memory.Limit+guestReserve)
 	}
-	return (size + memoryStep - 1) / memoryStep * memoryStep
+	return (min(size, host) + memoryStep - 1) / memoryStep * memoryStep
+}
+
+// hostMemory is how much memory this machine has, in bytes.
+func hostMemory() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return math.MaxInt64 - memoryStep
+	}
+	return int64(info.Totalram) * int64(info.Unit) //nolint:gosec // no machine has that much
 }
 
 // cpusFor returns the number of virtual CPUs: enough for the container's quota,

@@ -28,14 +28,16 @@ func TestMemory(t *testing.T) {
 		spec *specs.Spec
 		want int64
 	}{
-		"no limits at all": {&specs.Spec{}, 512 * mib},
-		"no resources":     {&specs.Spec{Linux: &specs.Linux{}}, 512 * mib},
-		"no limit":         {limited(0, 0, 0), 512 * mib},
-		"unlimited":        {limited(-1, 0, 0), 512 * mib},
-		"a limit":          {limited(256*mib, 0, 0), 256*mib + guestReserve},
-		"an odd limit":     {limited(6*mib+1, 0, 0), 8*mib + guestReserve},
+		"no limits at all":   {&specs.Spec{}, 512 * mib},
+		"no resources":       {&specs.Spec{Linux: &specs.Linux{}}, 512 * mib},
+		"no limit":           {limited(0, 0, 0), 512 * mib},
+		"unlimited":          {limited(-1, 0, 0), 512 * mib},
+		"a limit":            {limited(256*mib, 0, 0), 256*mib + guestReserve},
+		"an odd limit":       {limited(6*mib+1, 0, 0), 8*mib + guestReserve},
+		"more than there is": {limited(1<<50, 0, 0), 64 << 30},
+		"beyond all":         {limited(math.MaxInt64, 0, 0), 64 << 30},
 	} {
-		if got := memoryFor(tt.spec, 512*mib); got != tt.want || got%memoryStep != 0 {
+		if got := memoryFor(tt.spec, 512*mib, 64<<30); got != tt.want || got%memoryStep != 0 {
 			t.Errorf("%s: %d, want %d", name, got, tt.want)
 		}
 	}

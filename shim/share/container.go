@@ -22,8 +22,9 @@ import (
 )
 
 // Decided is told of each bind mount that a policy judged, as it is mounted, with
-// the refusal where it is not.
-type Decided func(m annotations.Mount, refused error)
+// the refusal where it is not; would is one that the policy's mode did not carry
+// out.
+type Decided func(m annotations.Mount, refused, would error)
 
 // AddContainer puts the root file system at rootfs, an absolute path, and the
 // bind mounts of spec into the tree, as far as policy allows each, and returns
@@ -236,13 +237,14 @@ func (a *adder) addMount(ctx context.Context, n int, m specs.Mount) (specs.Mount
 		hidden = a.policy.Hidden(m.Destination)
 	}
 	asked := annotations.Mount{Destination: m.Destination, ReadOnly: h.readonly, Source: src.Source}
-	if err := a.policy.CheckMount(asked); err != nil {
-		a.decided(asked, err)
+	admitted, err := a.policy.Admit(asked)
+	if err != nil {
+		a.decided(asked, err, nil)
 		return m, err
 	}
-	h.readonly = h.readonly || a.policy.ReadOnly(m.Destination)
+	h.readonly = h.readonly || admitted.ReadOnly
 	asked.ReadOnly = h.readonly
-	a.decided(asked, nil)
+	a.decided(asked, nil, admitted.Would)
 	if h.slave && (h.readonly || !src.follows) {
 		return m, fmt.Errorf("the mount %q -> %q asks for propagation from the host, which needs a writable mount of a source that is a shared or slave mount; remove rslave", m.Source, m.Destination)
 	}

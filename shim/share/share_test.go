@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
+	"github.com/nanoclaw/nanoclaw/internal/fullspec"
 )
 
 const testID = "c0ffee"
@@ -36,8 +38,12 @@ type bench struct {
 	decisions []string
 }
 
-func (b *bench) decide(m annotations.Mount, refused error) {
-	b.decisions = append(b.decisions, fmt.Sprintf("%s read-only=%v refused=%v", m.Destination, m.ReadOnly, refused != nil))
+func (b *bench) decide(m annotations.Mount, refused, would error) {
+	s := fmt.Sprintf("%s read-only=%v refused=%v", m.Destination, m.ReadOnly, refused != nil)
+	if would != nil {
+		s += " would be"
+	}
+	b.decisions = append(b.decisions, s)
 }
 
 func newBench(t *testing.T) *bench {
@@ -710,4 +716,39 @@ func TestSlaveFollowsTheHost(t *testing.T) {
 	if _, err := os.Stat(b.path(out.Mounts[1].Source, "sub/x")); err == nil {
 		t.Error("the private mount sees the later mount")
 	}
+}
+
+// Whatever else an engine asks for is left for the guest as it is.
+func TestNothingElseIsChanged(t *testing.T) {
+	b := newBench(t)
+	s := spec()
+	policy, err := annotations.Compile(annotations.Input{ID: testID, Spec: s})
+	b.must(err)
+	document := fullspec.Document[specs.Spec](map[string]any{
+		"mounts": []any{
+			map[string]any{"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": []any{"size=1m"}},
+			fullspec.Document[specs.Mount](map[string]any{"type": "bind", "source": b.mkdir("data"), "destination": "/b", "options": []any{"rbind", "ro", "noexec"}}),
+		},
+	})
+	raw, err := json.Marshal(document)
+	b.must(err)
+	var full specs.Spec
+	b.must(json.Unmarshal(raw, &full))
+	out, err := b.share.AddContainer(context.Background(), testID, &full, policy, b.rootfs, b.decide)
+	b.must(err)
+	was, is := b.leaves(&full), b.leaves(out)
+	for path, values := range was {
+		if path != "root.path" && path != "mounts.source" && !reflect.DeepEqual(values, is[path]) {
+			t.Errorf("%s was %v and is %v", path, values, is[path])
+		}
+	}
+}
+
+func (b *bench) leaves(s *specs.Spec) map[string][]any {
+	b.Helper()
+	raw, err := json.Marshal(s)
+	b.must(err)
+	var document any
+	b.must(json.Unmarshal(raw, &document))
+	return fullspec.Leaves(document)
 }

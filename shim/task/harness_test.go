@@ -26,6 +26,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/guest/guesttest"
@@ -214,6 +215,7 @@ func (v *fakeVM) Info() sandbox.Info     { return sandbox.Info{} }
 func (v *fakeVM) End() sandbox.End       { return sandbox.EndVMM }
 func (v *fakeVM) Done() <-chan struct{}  { return v.done }
 func (v *fakeVM) Cause() error           { return v.cause }
+func (v *fakeVM) LastWords() string      { return "the guest's last words" }
 func (v *fakeVM) Kill()                  { v.end(errors.New("killed")) }
 
 func (v *fakeVM) Wire(ctx context.Context, _ string) (*agent.NetworkState, error) {
@@ -223,11 +225,12 @@ func (v *fakeVM) Wire(ctx context.Context, _ string) (*agent.NetworkState, error
 	return nil, nil
 }
 
-func (v *fakeVM) ID() string                       { return "first" }
-func (v *fakeVM) HasNetwork(path string) bool      { return path == v.network }
-func (v *fakeVM) Fits(*specs.LinuxResources) error { return nil }
-func (v *fakeVM) Share() *share.Share              { return nil }
-func (v *fakeVM) Join(string) error                { return nil }
+func (v *fakeVM) ID() string                                   { return "first" }
+func (v *fakeVM) HasNetwork(path string) bool                  { return path == v.network }
+func (v *fakeVM) Admits(string, *annotations.Network) error    { return nil }
+func (v *fakeVM) Fits(*specs.LinuxResources) error             { return nil }
+func (v *fakeVM) Share() *share.Share                          { return nil }
+func (v *fakeVM) Join(string, string, func(audit.Entry)) error { return nil }
 
 func (v *fakeVM) NotePolicy(string, *annotations.Policy) error { return nil }
 

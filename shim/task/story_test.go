@@ -74,7 +74,7 @@ func TestALifeIsRecorded(t *testing.T) {
 func TestARefusalIsRecorded(t *testing.T) {
 	h := newHarness(t)
 	r := h.request()
-	r.Bundle = bundle(t, func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }) // --pid host
+	r.Bundle = bundle(t, func(s *specs.Spec) { s.Linux.CgroupsPath, s.Linux.Namespaces = "/docker/x", s.Linux.Namespaces[1:] }) // --pid host
 	if _, err := h.Create(t.Context(), r); err == nil {
 		t.Fatal("it was not refused")
 	}

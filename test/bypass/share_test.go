@@ -145,7 +145,7 @@ func newShare(t *testing.T) *share.Share {
 
 func add(t *testing.T, s *share.Share, id string, spec *specs.Spec, policy *annotations.Policy) error {
 	t.Helper()
-	_, err := s.AddContainer(context.Background(), id, spec, policy, t.TempDir(), func(annotations.Mount, error) {})
+	_, err := s.AddContainer(context.Background(), id, spec, policy, t.TempDir(), func(annotations.Mount, error, error) {})
 	return err
 }
 

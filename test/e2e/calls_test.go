@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nanoclaw/nanoclaw/test/internal/remains"
 	"github.com/nanoclaw/nanoclaw/test/internal/shimlog"
 )
 
@@ -43,7 +44,7 @@ func TestGuestCalls(t *testing.T) {
 	}
 	calls := func(container string) shimlog.Entry {
 		t.Helper()
-		e, err := log.Wait(container, shimlog.Closed, patience)
+		e, err := log.Wait(container, shimlog.Closed, remains.Patience)
 		if err != nil {
 			t.Fatal(err)
 		}

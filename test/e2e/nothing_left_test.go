@@ -4,42 +4,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nanoclaw/nanoclaw/test/internal/remains"
 )
-
-// everything prints one line for each thing of the engine's that a container
-// could leave behind: processes, mounts, network namespaces, sockets, taps, files
-// in the run directory, bundles, cgroups. It names no PID: those change.
-const everything = `
-for f in /proc/[0-9]*/cmdline; do
-	args=$(tr '\0' ' ' <$f 2>/dev/null)
-	case $args in
-	*containerd-shim*|*qemu-system*|*cloud-hypervisor*|*virtiofsd*|*vhost-device*|*docker-proxy*|nanoclaw-hide*) echo "process $args" ;;
-	esac
-done
-cut -d' ' -f5 /proc/self/mountinfo | grep -v '^/proc/' | sed 's/^/mount /'
-for f in /proc/[0-9]*/ns/net; do readlink $f; done 2>/dev/null | sort -u | sed 's/^/namespace /'
-grep -ao '/run/nanoclaw/.*' /proc/net/unix | sed 's/^/socket /'
-ls /sys/class/net | sed 's/^/interface /'
-find /run/nanoclaw /run/docker/netns /run/containerd/io.containerd.runtime.v2.task -mindepth 1 2>/dev/null | sed 's/^/file /'
-find /sys/fs/cgroup -type d -path "*/$(hostname)/*" | sed 's/^/cgroup /'
-true`
-
-func census(t *testing.T, enter string) []string {
-	t.Helper()
-	out, err := exec.Command(enter, "sh", "-c", everything).Output()
-	if err != nil {
-		t.Fatalf("list what there is: %v", err)
-	}
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	slices.Sort(lines)
-	return lines
-}
 
 // TestNothingIsLeft runs containers in a row, and four at once, and compares what
 // there is of anything before and after. E2E_RUNS says how many in a row.
@@ -60,7 +32,11 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		return nil
 	}
-	before := census(t, enter)
+	engine := remains.New(enter)
+	before, err := engine.All()
+	if err != nil {
+		t.Fatal(err)
+	}
 	began := time.Now()
 	for n := range runs {
 		if err := run(n); err != nil {
@@ -77,18 +53,8 @@ func TestNothingIsLeft(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for limit := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
-		after := census(t, enter)
-		if slices.Equal(before, after) {
-			return
-		}
-		if time.Now().After(limit) {
-			for _, line := range after {
-				if !slices.Contains(before, line) {
-					t.Errorf("left: %s", line)
-				}
-			}
-			t.Fatalf("%d things before, %d after", len(before), len(after))
-		}
+	left, err := remains.Wait(func() ([]string, error) { return engine.Since(before) })
+	if err != nil || len(left) > 0 {
+		t.Fatalf("left (%v):\n%s", err, strings.Join(left, "\n"))
 	}
 }
