@@ -60,6 +60,7 @@ func serve(confine func(folder int) error) error {
 		unix.CloseOnExec(fd)
 	}
 	unix.Umask(0)
+	raiseLimit()
 	if err := confine(folderFD); err != nil {
 		return err
 	}
@@ -80,6 +81,17 @@ func serve(confine func(folder int) error) error {
 	return nil
 }
 
+// manyFiles is how many files the process would have open: one for each that the
+// VM knows.
+const manyFiles = 1 << 20
+
+// raiseLimit has the process open as many files as the host allows it to. Where
+// that is not more than before, it has to do.
+func raiseLimit() {
+	limit := unix.Rlimit{Cur: manyFiles, Max: manyFiles}
+	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+}
+
 // maxWrite is the most that is read or written at once.
 const maxWrite = 1 << 20
 
@@ -91,6 +103,9 @@ func options() *fuse.MountOptions {
 		DisableReadDirPlus: true,
 		// It would want a /dev/null, which the process does not see.
 		DisableSplice: true,
+		// A handle of a file would be of no use once the kernel has forgotten the
+		// file; whoever asks for one keeps the file open instead.
+		ExtraCapabilities: fuse.CAP_NO_EXPORT_SUPPORT,
 	}
 }
 
