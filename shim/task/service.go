@@ -77,6 +77,7 @@ type Service struct {
 	address    string
 	hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 	startVM    func(context.Context, sandbox.Options, func(*share.Share) error) (vm, error)
+	grace      grace
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -95,6 +96,7 @@ func New(ctx context.Context, o Options) *Service {
 		began:      o.Began,
 		address:    o.Address,
 		hypervisor: o.Hypervisor,
+		grace:      grace{stop: stopGrace, kill: killGrace},
 		startVM: func(ctx context.Context, o sandbox.Options, addContainers func(*share.Share) error) (vm, error) {
 			return sandbox.Start(ctx, o, addContainers)
 		},
