@@ -164,7 +164,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	// The record goes last: while something is left in the cgroup, "delete" needs it.
-	undo.Add("remove cgroup and run directory", s.dir.destroy)
+	undo.Add("remove cgroup and run directory", func() error { return s.dir.destroyWith(cgroupPath) })
 	lock, err := s.dir.hold()
 	if err != nil {
 		return nil, err

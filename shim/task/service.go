@@ -151,6 +151,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	}
 	c, err := s.createContainer(ctx, cfg, r.GetID(), r.GetBundle(), r.GetRootfs(), stdio.Paths{
 		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
+		Namespace: s.namespace, ID: r.GetID(),
 	})
 	s.mu.Lock()
 	delete(s.creating, r.GetID())
@@ -233,6 +234,7 @@ func (s *Service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (*empty
 	}
 	p := newProcess(r.GetExecID(), stdio.Paths{
 		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
+		Namespace: s.namespace, ID: r.GetID(),
 	})
 	p.spec = r.GetSpec().GetValue()
 	if err := c.addExec(p); err != nil {
