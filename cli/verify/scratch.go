@@ -206,11 +206,14 @@ func private(dir string) error {
 
 // clear empties the scratch engine's folder. It never removes through a mount.
 func (s *scratch) clear() error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.dir + "/"))
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.dir))
 	if err != nil {
 		return fmt.Errorf("look for mounts below %s: %w", s.dir, err)
 	}
 	for i := len(mounts) - 1; i >= 0; i-- {
+		if mounts[i].Mountpoint == s.dir {
+			continue
+		}
 		if err := unix.Unmount(mounts[i].Mountpoint, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("unmount %s: %w", mounts[i].Mountpoint, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/shim/config"
@@ -159,6 +160,21 @@ func TestClaim(t *testing.T) {
 		t.Errorf("a folder that is none of its own was removed: %v", err)
 	}
 	if err := os.RemoveAll(other); err != nil {
+		t.Fatal(err)
+	}
+	// What is mounted there is unmounted, and not removed through.
+	kept := filepath.Join(base, "kept")
+	put(t, filepath.Join(kept, "file"), "x")
+	put(t, s.path("mounted", "below"), "x")
+	if err := unix.Mount(kept, s.path("mounted"), "", unix.MS_BIND, ""); err == nil {
+		if err := s.clear(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(kept, "file")); err != nil {
+		t.Errorf("it was removed through a mount: %v", err)
+	}
+	if err := os.RemoveAll(kept); err != nil {
 		t.Fatal(err)
 	}
 	second := &scratch{dir: s.dir}
