@@ -118,6 +118,7 @@ func params(enter, runtime, transcript string) testscript.Params {
 			env.Setenv(envLabel, label)
 			env.Setenv(envIDs, ids)
 			env.Setenv("N", label)
+			env.Setenv("E2E_PATIENCE", os.Getenv("E2E_PATIENCE"))
 			env.Setenv("KILLS", often("E2E_KILLS", "2"))
 			env.Setenv("FILES", often("E2E_FILES", "2000"))
 			env.Setenv("NANOCLAW_ENGINE", os.Getenv("NANOCLAW_ENGINE"))
