@@ -207,7 +207,7 @@ func TestReports(t *testing.T) {
 				"| nanoclaw-another | each docker exec … true | 2 |",
 				"|  | nanoclaw-first | nanoclaw-another |",
 				"| the VM has | 1024.0 | 1024.0 |",
-				"| nanoclaw-another, image u, 2 times a loop of 100 | 1000 | 1000 | 1200 | 1100 | 1100 | 1500 | 1.10 | 1.10 | 200 |",
+				"| nanoclaw-another, image u, 2 pairs of loops of 100 | 1000 | 1000 | 1200 | 1100 | 1100 | 1500 | 1.10 | 1.10 | 200 |",
 			},
 			nil,
 		},

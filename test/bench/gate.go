@@ -16,16 +16,21 @@ type gate struct {
 	Rules int `json:"rules"`
 	// Loop is how many programs are program, one after the other, for one time.
 	Loop int `json:"loop"`
-	// Without and With are times of one start, in microseconds, in turn.
+	// Without and With are times of one start, in microseconds, in pairs that
+	// were taken one right after the other.
 	Without []float64 `json:"withoutUs"`
 	With    []float64 `json:"withUs"`
 }
 
-// ratio is how many times as long it takes with the gate, by what both take
-// at best and by what both take in the middle.
+// ratio is how many times as long it takes with the gate: by what both take at
+// best, and by the pair in the middle. A host's load changes between pairs more
+// than within one.
 func (g *gate) ratio() (best, median float64) {
-	without, with := spreadOf(g.Without), spreadOf(g.With)
-	return with.Min / without.Min, with.Median / without.Median
+	pairs := make([]float64, len(g.With))
+	for i := range pairs {
+		pairs[i] = g.With[i] / g.Without[i]
+	}
+	return spreadOf(g.With).Min / spreadOf(g.Without).Min, spreadOf(pairs).Median
 }
 
 const (
@@ -36,10 +41,10 @@ const (
 	enough = 1.0
 	// trial is the length of the loop that finds out how many that are, and the
 	// least: an emulated guest on a busy host may take half a second for each.
-	trial = 10
-	// gateRounds are how often it is at least measured: two VMs take longer to
-	// start than many rounds.
-	gateRounds = 20
+	trial = 5
+	// gateRounds are how many pairs are at least measured: two VMs take longer to
+	// start than many pairs.
+	gateRounds = 40
 )
 
 // loop starts a program n times and prints the guest's clock before and after.
@@ -130,25 +135,24 @@ func (b *bench) gate(runtime string) (_ *gate, err error) {
 		return nil, fmt.Errorf("%s ran in the container in which it may not", paths[0])
 	}
 	g := &gate{Image: b.gateImage, Rules: len(paths)}
-	// Neither trial counts: after it, both have in memory what they read.
+	// No trial counts: after the first, both have in memory what they read.
 	var took float64
-	for _, id := range []string{with, without} {
+	for _, id := range []string{with, without, with, without} {
 		if took, err = e.loop(id, trial); err != nil {
 			return nil, err
 		}
 	}
 	g.Loop = max(trial, int(enough*1e6/took))
 	for i := range max(b.runs, gateRounds) {
-		before, err := e.loop(without, g.Loop)
-		if err != nil {
-			return nil, err
+		ids, us := [2]string{without, with}, [2]float64{}
+		// Each is the first of a pair as often as the other.
+		for _, j := range [2]int{i % 2, 1 - i%2} {
+			if us[j], err = e.loop(ids[j], g.Loop); err != nil {
+				return nil, err
+			}
 		}
-		after, err := e.loop(with, g.Loop)
-		if err != nil {
-			return nil, err
-		}
-		say("gate %d: %s %.0f µs without, %.0f µs with %d rules", i+1, runtime, before, after, g.Rules)
-		g.Without, g.With = append(g.Without, before), append(g.With, after)
+		say("gate %d: %s %.0f µs without, %.0f µs with %d rules", i+1, runtime, us[0], us[1], g.Rules)
+		g.Without, g.With = append(g.Without, us[0]), append(g.With, us[1])
 	}
 	return g, nil
 }

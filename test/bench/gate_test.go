@@ -36,7 +36,7 @@ func TestTimePerStart(t *testing.T) {
 		}
 	}
 	g := gate{Without: []float64{300, 100, 200}, With: []float64{110, 300, 330}}
-	if best, median := g.ratio(); best != 1.1 || median != 1.5 {
+	if best, median := g.ratio(); best != 1.1 || median != 1.65 {
 		t.Errorf("got %v and %v", best, median)
 	}
 }

@@ -122,7 +122,7 @@ func (f *figures) check() error {
 		if beside := i == len(f.Runtimes)-1; beside != (c.Guest == nil) {
 			return fmt.Errorf("all but the last of its runtimes have a guest, but %q is number %d of %d", c.Runtime, i+1, len(f.Runtimes))
 		}
-		if g := c.Guest; g != nil && g.Gate != nil && (len(g.Gate.Without) == 0 || len(g.Gate.With) == 0) {
+		if g := c.Guest; g != nil && g.Gate != nil && (len(g.Gate.Without) == 0 || len(g.Gate.With) != len(g.Gate.Without)) {
 			return fmt.Errorf("the gate of %q has no times", c.Runtime)
 		}
 	}
