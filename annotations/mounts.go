@@ -59,7 +59,7 @@ type Mount struct {
 // whatever the mode is; [Policy.Admit] heeds that. The policy must come from [Policy.OnHost] where the host has symbolic links of its own.
 func (p *Policy) CheckMount(m Mount) error {
 	if p.ownFile(m) && !p.hasAlias(m) {
-		return nil
+		return p.checkHidden(m)
 	}
 	if err := p.checkAllowed(m); err != nil && !initProgram(m) {
 		return err
@@ -69,6 +69,9 @@ func (p *Policy) CheckMount(m Mount) error {
 	}
 	if HarmlessDevice(m.Source) {
 		return nil
+	}
+	if err := p.checkHidden(m); err != nil {
+		return err
 	}
 	if err := p.checkPlaces(m, m.Source, ""); err != nil {
 		return err

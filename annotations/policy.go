@@ -9,8 +9,8 @@ type Mode string
 
 // The modes, from the widest to the narrowest.
 const (
-	// ModeAudit records what the agent's entry and the annotations would deny,
-	// and lets it pass. What the baseline or the ceiling deny stays denied.
+	// ModeAudit records what the agent's entry and the annotations would deny of
+	// programs and mounts, and lets it pass. [Policy.Held] is what stays denied.
 	ModeAudit Mode = "audit"
 	// ModeEnforce blocks what is denied.
 	ModeEnforce Mode = "enforce"

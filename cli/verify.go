@@ -80,7 +80,6 @@ to fail. The exit code is 1 where that check and no other failed, and 3 otherwis
 	flags := cmd.Flags()
 	flags.StringVar(&o.Image, "image", "busybox", "an image that this host's Docker has")
 	flags.StringVar(&brk, "break", "", "take the control of one check out of this run: "+strings.Join(names, ", "))
-	flags.StringVar(&o.Dir, "dir", verify.DefaultDir, "the folder of the scratch engine; its name must be that")
 	flags.BoolVar(&asJSON, "json", false, "print the report as JSON")
 	flags.StringVar(&o.Config, "config", "", "the runtime's configuration (default: the one that Docker's names, or "+doctor.DefaultConfig+")")
 	flags.StringVar(&host.DaemonJSON, "docker-config", host.DaemonJSON, "Docker's configuration")

@@ -140,8 +140,10 @@ func TestInstallWritesConfigurationOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The file says that its values are the defaults.
-	if got != config.Default() {
-		t.Errorf("got %+v, want the defaults %+v", got, config.Default())
+	want := config.Default()
+	want.File = file
+	if got != want {
+		t.Errorf("got %+v, want the defaults %+v", got, want)
 	}
 	const mine = "hypervisor: qemu\n"
 	write(t, file, mine)

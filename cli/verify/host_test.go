@@ -100,7 +100,11 @@ func FuzzInStream(f *testing.F) {
 
 func TestProcesses(t *testing.T) {
 	mark := string(newToken("MARK"))
-	child := exec.Command("sh", "-c", "sleep 60; true", mark)
+	// It waits by itself: what a shell starts looks like it for a moment.
+	child := exec.Command("sh", "-c", "read x", mark)
+	if _, err := child.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,10 @@ import (
 	"syscall"
 	"time"
 
-	namespaces "github.com/containerd/containerd/api/services/namespaces/v1"
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
+	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -32,11 +35,10 @@ import (
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 )
 
-// DefaultDir is where a scratch engine keeps what it has: in memory, on most
-// hosts. A name that does not change finds what a killed run left.
-const DefaultDir = "/run/nanoclaw-verify"
-
 const (
+	// scratchDir is where a scratch engine keeps what it has: in memory, on most
+	// hosts. A name that does not change finds what a killed run left.
+	scratchDir = "/run/" + scratchName
 	// scratchName is the scratch engine's namespace in containerd, and its cgroup.
 	scratchName = "nanoclaw-verify"
 	// scratchImage is the image with the reserved tool in it.
@@ -88,10 +90,7 @@ func newScratch(ctx context.Context, o Options) (_ *scratch, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("only root can start an engine of its own and look at its virtual machines; run it as root")
 	}
-	s := &scratch{dir: o.Dir, canary: newToken("HOST"), began: time.Now()}
-	if s.dir == "" {
-		s.dir = DefaultDir
-	}
+	s := &scratch{dir: scratchDir, canary: newToken("HOST"), began: time.Now()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.undo.Run())
@@ -108,6 +107,13 @@ func newScratch(ctx context.Context, o Options) (_ *scratch, err error) {
 	if s.containerd, err = containerdAddress(ctx, own); err != nil {
 		return nil, err
 	}
+	// A run that was killed may have left containers, and what they have mounted.
+	if err := errors.Join(s.forget(), s.clear()); err != nil {
+		return nil, fmt.Errorf("remove what a killed run left: %w", err)
+	}
+	if err := s.makeFolders(); err != nil {
+		return nil, err
+	}
 	if err := s.configure(o); err != nil {
 		return nil, err
 	}
@@ -122,8 +128,7 @@ func (s *scratch) path(names ...string) string {
 	return filepath.Join(append([]string{s.dir}, names...)...)
 }
 
-// claim makes the folders; one run at a time has them. They may have what a
-// killed run left: its containers are removed once there is an engine again.
+// claim takes the scratch engine's folder; one run at a time has it.
 func (s *scratch) claim() error {
 	// Sockets in it have a bounded path; and nothing but our own is to be removed.
 	if !filepath.IsAbs(s.dir) || len(s.dir) > 32 || filepath.Base(s.dir) != scratchName {
@@ -143,9 +148,22 @@ func (s *scratch) claim() error {
 		return errors.Join(fmt.Errorf("another verify runs in %s: %w", s.dir, err), lock.Close())
 	}
 	s.undo.Add("unlock "+s.dir, lock.Close)
-	s.undo.Add("remove "+s.dir, s.remove)
-	if err := s.makeFiles(); err != nil {
-		return err
+	s.undo.Add("remove "+s.dir, func() error { return errors.Join(s.clear(), os.Remove(s.dir)) })
+	return s.removeFiles()
+}
+
+// makeFolders makes the folders in it, and the one of what is mounted, under a
+// name that nobody could take before. A note of it is for a later run to remove
+// it, where this one is killed.
+func (s *scratch) makeFolders() error {
+	dir, err := os.MkdirTemp("", scratchName+"-")
+	if err != nil {
+		return fmt.Errorf("make the folder of what is mounted: %w", err)
+	}
+	s.files = dir
+	s.undo.Add("remove "+dir, func() error { return os.RemoveAll(dir) })
+	if err := os.WriteFile(s.path("files"), []byte(dir), 0o600); err != nil {
+		return fmt.Errorf("note the folder of what is mounted: %w", err)
 	}
 	for _, folder := range []string{"docker", "exec", "vm", "log"} {
 		if err := os.MkdirAll(s.path(folder), 0o700); err != nil {
@@ -155,30 +173,21 @@ func (s *scratch) claim() error {
 	return nil
 }
 
-// makeFiles makes the folder of what is mounted, under a name that nobody could
-// take before. A note of it is for a later run to remove it, where this one is
-// killed.
-func (s *scratch) makeFiles() error {
-	note := s.path("files")
-	switch old, err := os.ReadFile(note); {
-	case err == nil:
-		dir := string(old)
-		if filepath.Dir(dir) == filepath.Clean(os.TempDir()) && strings.HasPrefix(filepath.Base(dir), scratchName+"-") && private(dir) == nil {
-			if err := os.RemoveAll(dir); err != nil {
-				return fmt.Errorf("remove what a killed run left: %w", err)
-			}
-		}
-	case !errors.Is(err, os.ErrNotExist):
+// removeFiles removes what a killed run had to be mounted.
+func (s *scratch) removeFiles() error {
+	old, err := os.ReadFile(s.path("files"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("read what a killed run left: %w", err)
 	}
-	dir, err := os.MkdirTemp("", scratchName+"-")
-	if err != nil {
-		return fmt.Errorf("make the folder of what is mounted: %w", err)
+	dir := string(old)
+	if filepath.Dir(dir) != filepath.Clean(os.TempDir()) || !strings.HasPrefix(filepath.Base(dir), scratchName+"-") || private(dir) != nil {
+		return nil
 	}
-	s.files = dir
-	s.undo.Add("remove "+dir, func() error { return os.RemoveAll(dir) })
-	if err := os.WriteFile(note, []byte(dir), 0o600); err != nil {
-		return fmt.Errorf("note the folder of what is mounted: %w", err)
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove what a killed run left: %w", err)
 	}
 	return nil
 }
@@ -195,9 +204,8 @@ func private(dir string) error {
 	return nil
 }
 
-// remove takes the scratch engine's folder away. It never removes through a
-// mount.
-func (s *scratch) remove() error {
+// clear empties the scratch engine's folder. It never removes through a mount.
+func (s *scratch) clear() error {
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.dir))
 	if err != nil {
 		return fmt.Errorf("look for mounts below %s: %w", s.dir, err)
@@ -210,7 +218,16 @@ func (s *scratch) remove() error {
 			return fmt.Errorf("unmount %s: %w", mounts[i].Mountpoint, err)
 		}
 	}
-	return os.RemoveAll(s.dir)
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("empty %s: %w", s.dir, err)
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(s.path(e.Name())); err != nil {
+			return fmt.Errorf("empty %s: %w", s.dir, err)
+		}
+	}
+	return nil
 }
 
 // containerdAddress is where the machine's Docker has its containerd.
@@ -339,8 +356,7 @@ func (s *scratch) startEngine(ctx context.Context) error {
 		return fmt.Errorf("the scratch engine does not answer: %w; the end of its log:\n%s", err, tail(string(words)))
 	}
 	s.undo.Add("remove the scratch engine's containers", func() error { return s.removeContainers(context.WithoutCancel(ctx)) })
-	// A run that was killed may have left some.
-	return s.removeContainers(ctx)
+	return nil
 }
 
 func stop(p *os.Process, ended <-chan struct{}) error {
@@ -368,7 +384,7 @@ func (s *scratch) removeContainers(ctx context.Context) error {
 	return err
 }
 
-// forget removes the scratch engine's namespaces from containerd, and its cgroup.
+// forget removes what containerd has of scratch engines, and their cgroup.
 func (s *scratch) forget() error {
 	conn, err := grpc.NewClient("unix://"+s.containerd, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -377,8 +393,11 @@ func (s *scratch) forget() error {
 	defer func() { _ = conn.Close() }() // nothing is under way
 	ctx, cancel := context.WithTimeout(context.Background(), engineStop)
 	defer cancel()
+	if err := forgetContainers(namespaces.WithNamespace(ctx, scratchName), conn); err != nil {
+		return err
+	}
 	for _, name := range []string{scratchName, scratchName + "-plugins"} {
-		_, err := namespaces.NewNamespacesClient(conn).Delete(ctx, &namespaces.DeleteNamespaceRequest{Name: name})
+		_, err := namespacesapi.NewNamespacesClient(conn).Delete(ctx, &namespacesapi.DeleteNamespaceRequest{Name: name})
 		if err != nil && status.Code(err) != codes.NotFound {
 			return fmt.Errorf("remove the namespace %s: %w", name, err)
 		}
@@ -393,6 +412,35 @@ func (s *scratch) forget() error {
 	}
 	for _, group := range append(groups, "/sys/fs/cgroup/"+scratchName) {
 		_ = os.Remove(group)
+	}
+	return nil
+}
+
+// forgetContainers ends and removes containers that an engine which was killed
+// has left to containerd, and perhaps knows nothing of.
+func forgetContainers(ctx context.Context, conn *grpc.ClientConn) error {
+	containers, tasks := containersapi.NewContainersClient(conn), tasksapi.NewTasksClient(conn)
+	list, err := containers.List(ctx, &containersapi.ListContainersRequest{})
+	if err != nil {
+		return fmt.Errorf("list the containers of %s: %w", scratchName, err)
+	}
+	for _, c := range list.GetContainers() {
+		// One that has no task, or whose task has ended, cannot be killed.
+		_, _ = tasks.Kill(ctx, &tasksapi.KillRequest{ContainerID: c.GetID(), Signal: uint32(syscall.SIGKILL), All: true})
+		for {
+			_, err := tasks.Delete(ctx, &tasksapi.DeleteTaskRequest{ContainerID: c.GetID()})
+			if err == nil || status.Code(err) == codes.NotFound {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("end the container %s: %w", c.GetID(), err)
+			case <-time.After(100 * time.Millisecond): // it is ending
+			}
+		}
+		if _, err := containers.Delete(ctx, &containersapi.DeleteContainerRequest{ID: c.GetID()}); err != nil && status.Code(err) != codes.NotFound {
+			return fmt.Errorf("remove the container %s: %w", c.GetID(), err)
+		}
 	}
 	return nil
 }

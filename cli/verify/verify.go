@@ -83,8 +83,6 @@ type Options struct {
 	// Break names the check whose control is taken out of the scratch run; empty:
 	// none.
 	Break Check
-	// Dir is where the scratch engine keeps its files; empty: DefaultDir.
-	Dir string
 	// Config is the runtime's configuration; empty: the one that Docker's names,
 	// or the default. Hypervisor, kernel, image and programs come from there.
 	Config string

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/shim/config"
@@ -138,17 +139,43 @@ func TestClaim(t *testing.T) {
 	if err := s.claim(); err != nil {
 		t.Fatal(err)
 	}
-	// As if it had been killed.
-	killed := s.files
-	again := &scratch{dir: s.dir}
-	if err := again.makeFiles(); err != nil {
+	if err := s.makeFolders(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(killed); !errors.Is(err, os.ErrNotExist) {
+	// As if it had been killed.
+	if err := (&scratch{dir: s.dir}).removeFiles(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(s.files); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("what a killed run left is there: %v", err)
 	}
-	if err := again.undo.Run(); err != nil {
-		t.Error(err)
+	// A note that names another folder is not followed.
+	other := filepath.Join(base, scratchName+"-other")
+	put(t, filepath.Join(other, "file"), "x")
+	put(t, s.path("files"), other)
+	if err := (&scratch{dir: s.dir}).removeFiles(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(other); err != nil {
+		t.Errorf("a folder that is none of its own was removed: %v", err)
+	}
+	if err := os.RemoveAll(other); err != nil {
+		t.Fatal(err)
+	}
+	// What is mounted there is unmounted, and not removed through.
+	kept := filepath.Join(base, "kept")
+	put(t, filepath.Join(kept, "file"), "x")
+	put(t, s.path("mounted", "below"), "x")
+	if err := unix.Mount(kept, s.path("mounted"), "", unix.MS_BIND, ""); err == nil {
+		if err := s.clear(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(kept, "file")); err != nil {
+		t.Errorf("it was removed through a mount: %v", err)
+	}
+	if err := os.RemoveAll(kept); err != nil {
+		t.Fatal(err)
 	}
 	second := &scratch{dir: s.dir}
 	if err := second.claim(); err == nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/choose"
 	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/hidefs"
 	"github.com/nanoclaw/nanoclaw/shim/manager"
 	"github.com/nanoclaw/nanoclaw/shim/task"
 )
@@ -56,6 +57,9 @@ func chooseHypervisor(ctx context.Context, c config.Config) (hypervisor.Hypervis
 }
 
 func main() {
+	if hidefs.IsServer(os.Args) {
+		hidefs.Main()
+	}
 	if err := manager.Detach(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

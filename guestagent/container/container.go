@@ -46,6 +46,8 @@ type Container struct {
 	op sync.RWMutex
 
 	notes notes
+	// refusals is set before there is a gate; nil where there is none, or no place.
+	refusals *refusals
 
 	mu    sync.Mutex
 	state state
@@ -56,7 +58,7 @@ type Container struct {
 	// execs are those that were not waited for yet; nil is one being started.
 	execs map[string]*process
 	// early are refusals that an exec which is being started may have caused.
-	early []refusal
+	early []untold
 	// carrying are the processes whose streams are open: a descendant may write
 	// after its process was forgotten.
 	carrying map[*process]struct{}
@@ -361,7 +363,9 @@ func (c *Container) delete(ctx context.Context) error {
 		}
 	}
 	c.mounts.release()
-	return errors.Join(c.theGate().Close(), os.RemoveAll(c.bundle))
+	err := c.theGate().Close()
+	c.refusals.close()
+	return errors.Join(err, os.RemoveAll(c.bundle))
 }
 
 // gated reports whether there is a gate that has something to say to the

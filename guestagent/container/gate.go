@@ -28,10 +28,9 @@ type Gate interface {
 	Close() error
 }
 
-// LoadGate puts what the host wants of a gate into the kernel. It returns nil
-// where there is nothing for one to do. refused is called with each program
-// that is refused, and with the line that tells its user why.
-type LoadGate func(want *agent.ExecGate, refused func(d *agent.Decision, line string)) (Gate, error)
+// LoadGate puts what the host wants of a gate into the kernel. refused is called
+// with all that the gate refuses and does not hide.
+type LoadGate func(want *agent.ExecGate, refused func(Refusal)) (Gate, error)
 
 // openGate is what stands where there is no gate.
 type openGate struct{}
@@ -103,35 +102,37 @@ func (n *notes) may(what note, now time.Time) bool {
 	return true
 }
 
-// refusal is a program that was refused, and not told of yet.
-type refusal struct {
-	decision *agent.Decision
-	line     string
+// untold is a refusal that nobody was told of yet.
+type untold struct {
+	Refusal
 	// by is the process that asked for it and those that it descends from.
 	by []int
 }
 
-// refused tells whoever started the process that asked for a program why it
-// did not run.
-func (c *Container) refused(d *agent.Decision, line string) {
-	c.tell(refusal{d, line, ancestors(int(d.GetPid()), int(d.GetPpid()))})
+// refused writes down what was refused, and tells whoever started the process
+// that asked for a program why it did not run.
+func (c *Container) refused(r Refusal) {
+	c.refusals.add(r)
+	if r.Line != "" {
+		c.tell(untold{r, ancestors(int(r.Decision.GetPid()), int(r.Decision.GetPpid()))})
+	}
 }
 
-func (c *Container) tell(r refusal) {
+func (c *Container) tell(r untold) {
 	p := c.owner(r)
 	if p == nil {
 		return
 	}
 	// A shell tries each folder of its PATH, and one line is enough.
-	if c.notes.may(note{p, r.decision.GetRule(), path.Base(r.decision.GetPath())}, time.Now()) {
-		p.io.Note(r.line)
+	if c.notes.may(note{p, r.Decision.GetRule(), path.Base(r.Decision.GetPath())}, time.Now()) {
+		p.io.Note(r.Line)
 	}
 }
 
 // owner returns the process of ours that has asked for a program: an exec, or
 // init. It returns nil where there is none, or where one is being started that
 // it may be: its PID is known only after it has begun to run.
-func (c *Container) owner(r refusal) *process {
+func (c *Container) owner(r untold) *process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known := make(map[int]*process, len(c.execs)+1)

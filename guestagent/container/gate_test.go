@@ -60,8 +60,8 @@ type lateGate struct {
 
 func (g *lateGate) Settle() { g.settle() }
 
-func lateGates(_ *agent.ExecGate, refused func(*agent.Decision, string)) (Gate, error) {
-	return &lateGate{settle: func() { refused(&agent.Decision{Path: "/bin/ls"}, "told") }}, nil
+func lateGates(_ *agent.ExecGate, refused func(Refusal)) (Gate, error) {
+	return &lateGate{settle: func() { refused(Refusal{Decision: &agent.Decision{Path: "/bin/ls"}, Line: "told"}) }}, nil
 }
 
 func TestRefusalIsToldWhenItsProcessHasEnded(t *testing.T) {
@@ -132,10 +132,10 @@ func TestRefusalOfAnExecThatIsBeingStarted(t *testing.T) {
 	exec, execErr := fakeProcess(t, execPID)
 	c.init = init
 	c.execs["a"], c.execs["b"] = nil, nil
-	c.refused(&agent.Decision{Pid: execPID, Rule: "a"}, "of the exec")
-	c.refused(&agent.Decision{Pid: ofNobody, Rule: "b"}, "of another")
+	c.refused(Refusal{Decision: &agent.Decision{Pid: execPID, Rule: "a"}, Line: "of the exec"})
+	c.refused(Refusal{Decision: &agent.Decision{Pid: ofNobody, Rule: "b"}, Line: "of another"})
 	// What is init's waits for nobody.
-	c.refused(&agent.Decision{Pid: ofNobody, Ppid: initPID, Rule: "c"}, "of init")
+	c.refused(Refusal{Decision: &agent.Decision{Pid: ofNobody, Ppid: initPID, Rule: "c"}, Line: "of init"})
 	if got := read(t, initErr, 8); got != "of init\n" {
 		t.Errorf("init was told %q", got)
 	}

@@ -146,6 +146,11 @@ func fitProcess(p *specs.Process, terminal bool, dropped *Dropped) error {
 		return invalid("cwd %q is not absolute", p.Cwd)
 	}
 	p.Terminal = terminal
+	// What is not said is inherited, from the agent, which nothing may kill for want
+	// of memory; a container at its limit would then hang instead of being killed.
+	if p.OOMScoreAdj == nil {
+		p.OOMScoreAdj = new(int)
+	}
 	if p.CommandLine != "" {
 		dropped.add("process.commandLine: it is for Windows")
 		p.CommandLine = ""

@@ -197,6 +197,11 @@ func TestProcess(t *testing.T) {
 	if err != nil || p.Terminal || p.ApparmorProfile != "" {
 		t.Errorf("%+v, %v", p, err)
 	}
+	for in, want := range map[string]int{`{"args":["sh"],"cwd":"/"}`: 0, `{"args":["sh"],"cwd":"/","oomScoreAdj":-500}`: -500} {
+		if p, _, err := Process([]byte(in), false); err != nil || p.OOMScoreAdj == nil || *p.OOMScoreAdj != want {
+			t.Errorf("Process(%s) = %+v, %v; want the OOM score %d, and not the agent's", in, p, err, want)
+		}
+	}
 	for _, bad := range []string{``, `[]`, `{}`, `{"args":[],"cwd":"/"}`, `{"args":["sh"],"cwd":""}`} {
 		if _, _, err := Process([]byte(bad), false); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("Process(%s) = %v", bad, err)

@@ -160,8 +160,18 @@ func (d rundir) destroy() error {
 	if err != nil {
 		return err
 	}
-	if info != nil && info.Cgroup != "" {
-		if err := vmcgroup.Destroy(info.Cgroup, killPatience); err != nil {
+	cgroup := ""
+	if info != nil {
+		cgroup = info.Cgroup
+	}
+	return d.destroyWith(cgroup)
+}
+
+// destroyWith is destroy for who knows the cgroup, so that it is found even when
+// somebody has removed the record.
+func (d rundir) destroyWith(cgroup string) error {
+	if cgroup != "" {
+		if err := vmcgroup.Destroy(cgroup, killPatience); err != nil {
 			return err
 		}
 	}

@@ -41,6 +41,34 @@ func TestRunDirectoryIsShortAndDistinct(t *testing.T) {
 	}
 }
 
+// Somebody has removed the record that says which cgroup it is.
+func TestCgroupIsRemovedWithoutARecord(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("making a cgroup needs root")
+	}
+	path := fmt.Sprintf("/nanoclaw-test-norecord-%d", os.Getpid())
+	if _, err := vmcgroup.New(path, 64<<20); err != nil {
+		t.Skipf("no cgroup can be made here: %v", err)
+	}
+	t.Cleanup(func() { _ = vmcgroup.Destroy(path, killPatience) })
+	d := newRundir(t.TempDir(), "moby", "c1")
+	if err := d.make(Info{ID: "c1", Cgroup: path}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(string(d)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.destroyWith(path); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob("/sys/fs/cgroup/*" + path); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if _, err := os.Stat("/sys/fs/cgroup" + path); err == nil {
+		t.Error("the cgroup is left")
+	}
+}
+
 func TestRunDirectoryIsPrivate(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "deep", "run")
 	d := newRundir(base, "moby", "c1")

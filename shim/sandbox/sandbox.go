@@ -164,7 +164,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	// The record goes last: while something is left in the cgroup, "delete" needs it.
-	undo.Add("remove cgroup and run directory", s.dir.destroy)
+	undo.Add("remove cgroup and run directory", func() error { return s.dir.destroyWith(cgroupPath) })
 	lock, err := s.dir.hold()
 	if err != nil {
 		return nil, err
@@ -178,7 +178,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 
 	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, s.cgroup) }
 
-	if s.share, err = share.New(string(s.dir)); err != nil {
+	if s.share, err = share.New(string(s.dir), start); err != nil {
 		return nil, err
 	}
 	undo.Add("close share", s.share.Close)
@@ -189,7 +189,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	if err != nil {
 		return nil, err
 	}
-	if err := s.share.Serve(ctx, virtiofsd, start); err != nil {
+	if err := s.share.Serve(ctx, virtiofsd); err != nil {
 		return nil, err
 	}
 

@@ -38,11 +38,13 @@ const openLimit = 10 * time.Second
 // guest that sends nothing of what it said it had sent.
 const idleLimit = 10 * time.Second
 
-// Paths are what containerd asks for: named pipes, or for output file:// URLs.
-// Empty: the process has no such stream.
+// Paths are what containerd asks for: named pipes, or for output URLs: file:// and
+// binary://. Empty: the process has no such stream.
 type Paths struct {
 	Stdin, Stdout, Stderr string
 	Terminal              bool
+	// Namespace and ID are the container's, for a program that takes its output.
+	Namespace, ID string
 }
 
 // Opener connects a stream to the guest.
@@ -61,21 +63,23 @@ type Set struct {
 // streams. The pumps run until their streams end or Close.
 func Open(ctx context.Context, o Opener, p Paths, newID func() string) (_ *Set, err error) {
 	s := &Set{stdio: agent.Stdio{Terminal: p.Terminal}}
+	sinks := &sinks{paths: p}
 	defer func() {
+		sinks.done()
 		if err != nil {
 			s.Close()
 		}
 	}()
 	if p.Stdout != "" {
 		s.stdio.Stdout = newID()
-		if s.stdout, err = openOutput(ctx, o, stream.Header{Kind: stream.Stdout, ID: s.stdio.Stdout}, p.Stdout); err != nil {
+		if s.stdout, err = openOutput(ctx, o, stream.Header{Kind: stream.Stdout, ID: s.stdio.Stdout}, p.Stdout, sinks); err != nil {
 			return nil, err
 		}
 	}
 	// A terminal has one stream for both.
 	if p.Stderr != "" && !p.Terminal {
 		s.stdio.Stderr = newID()
-		if s.stderr, err = openOutput(ctx, o, stream.Header{Kind: stream.Stderr, ID: s.stdio.Stderr}, p.Stderr); err != nil {
+		if s.stderr, err = openOutput(ctx, o, stream.Header{Kind: stream.Stderr, ID: s.stdio.Stderr}, p.Stderr, sinks); err != nil {
 			return nil, err
 		}
 	}
@@ -219,14 +223,14 @@ type output struct {
 	moved chan struct{}
 }
 
-func openOutput(ctx context.Context, o Opener, h stream.Header, target string) (_ *output, err error) {
+func openOutput(ctx context.Context, o Opener, h stream.Header, target string, sinks *sinks) (_ *output, err error) {
 	pumpCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
 			cancel()
 		}
 	}()
-	sink, err := openSink(ctx, target)
+	sink, err := sinks.open(ctx, h.Kind, target)
 	if err != nil {
 		return nil, fmt.Errorf("open %s %s: %w", h.Kind, target, err)
 	}
@@ -336,8 +340,14 @@ func (o *output) close() {
 	}
 }
 
-// openSink opens where output goes.
-func openSink(ctx context.Context, target string) (io.WriteCloser, error) {
+// sinks opens where a process's output goes.
+type sinks struct {
+	paths Paths
+	// logger takes both streams.
+	logger *logger
+}
+
+func (s *sinks) open(ctx context.Context, kind stream.Kind, target string) (io.WriteCloser, error) {
 	u, err := url.Parse(target)
 	if err != nil {
 		return nil, err
@@ -347,8 +357,22 @@ func openSink(ctx context.Context, target string) (io.WriteCloser, error) {
 		return openFifoSink(ctx, u.Path)
 	case "file":
 		return os.OpenFile(u.Path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	case "binary":
+		if s.logger == nil {
+			if s.logger, err = startLogger(ctx, u, s.paths); err != nil {
+				return nil, err
+			}
+		}
+		return s.logger.sink(kind), nil
 	}
-	return nil, fmt.Errorf("logging by %s:// is not supported, only pipes and file://: %w", u.Scheme, errdefs.ErrNotImplemented)
+	return nil, fmt.Errorf("logging by %s:// is not supported, only pipes, file:// and binary://: %w", u.Scheme, errdefs.ErrNotImplemented)
+}
+
+// done ends what was opened for streams that the process has not.
+func (s *sinks) done() {
+	if s.logger != nil {
+		s.logger.release()
+	}
 }
 
 // fifoSink holds a pipe's reading end too, so that a client that goes away and

@@ -409,6 +409,7 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 	if err := s.started(c, c.init, runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()}); err != nil {
 		return err
 	}
+	s.bound(c)
 	vm := c.sandbox.Info()
 	fields := c.timing.fields()
 	fields["container"] = c.id

@@ -48,6 +48,8 @@ type fakeAgent struct {
 	calls map[string]int
 	// ends holds, for each process, the one reply to Wait.
 	ends map[string]chan *agent.WaitResponse
+	// onKill is told of each signal.
+	onKill func(signal uint32)
 	// stdio is what the last Create or Exec was told of the streams.
 	stdio *agent.Stdio
 }
@@ -141,7 +143,13 @@ func (a *fakeAgent) Wait(ctx context.Context, r *agent.WaitRequest) (*agent.Wait
 	}
 }
 
-func (a *fakeAgent) Kill(ctx context.Context, _ *agent.KillRequest) (*agent.KillResponse, error) {
+func (a *fakeAgent) Kill(ctx context.Context, r *agent.KillRequest) (*agent.KillResponse, error) {
+	a.mu.Lock()
+	told := a.onKill
+	a.mu.Unlock()
+	if told != nil {
+		told(r.GetSignal())
+	}
 	return &agent.KillResponse{}, a.call(ctx, "Kill")
 }
 

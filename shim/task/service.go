@@ -77,6 +77,7 @@ type Service struct {
 	address    string
 	hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 	startVM    func(context.Context, sandbox.Options, func(*share.Share) error) (vm, error)
+	grace      grace
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -95,6 +96,7 @@ func New(ctx context.Context, o Options) *Service {
 		began:      o.Began,
 		address:    o.Address,
 		hypervisor: o.Hypervisor,
+		grace:      grace{stop: stopGrace, kill: killGrace},
 		startVM: func(ctx context.Context, o sandbox.Options, addContainers func(*share.Share) error) (vm, error) {
 			return sandbox.Start(ctx, o, addContainers)
 		},
@@ -149,6 +151,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	}
 	c, err := s.createContainer(ctx, cfg, r.GetID(), r.GetBundle(), r.GetRootfs(), stdio.Paths{
 		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
+		Namespace: s.namespace, ID: r.GetID(),
 	})
 	s.mu.Lock()
 	delete(s.creating, r.GetID())
@@ -231,6 +234,7 @@ func (s *Service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (*empty
 	}
 	p := newProcess(r.GetExecID(), stdio.Paths{
 		Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), Terminal: r.GetTerminal(),
+		Namespace: s.namespace, ID: r.GetID(),
 	})
 	p.spec = r.GetSpec().GetValue()
 	if err := c.addExec(p); err != nil {

@@ -55,7 +55,8 @@ func TestCreateFails(t *testing.T) {
 			r.Bundle = bundle(h.t, func(s *specs.Spec) { s.Annotations = map[string]string{annotations.Prefix + "no-such-key": "1"} })
 		}, func(err error) bool { var refusal *annotations.Refusal; return errors.As(err, &refusal) }, false},
 		{"the VM", func(h *harness, _ *taskapi.CreateTaskRequest) { h.boot = func() error { return broken } }, func(err error) bool { return errors.Is(err, broken) }, false},
-		{"the streams", func(_ *harness, r *taskapi.CreateTaskRequest) { r.Stdout = "binary:///x" }, errdefs.IsNotImplemented, true},
+		{"the streams", func(_ *harness, r *taskapi.CreateTaskRequest) { r.Stdout = "binary:///x" }, func(err error) bool { return errors.Is(err, os.ErrNotExist) }, true},
+		{"streams of an unknown kind", func(_ *harness, r *taskapi.CreateTaskRequest) { r.Stdout = "smoke:///x" }, errdefs.IsNotImplemented, true},
 		{"the guest", func(h *harness, _ *taskapi.CreateTaskRequest) {
 			h.agent.on("Create", fails(errdefs.ErrInvalidArgument))
 		}, errdefs.IsInvalidArgument, true},

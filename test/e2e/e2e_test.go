@@ -118,6 +118,9 @@ func params(enter, runtime, transcript string) testscript.Params {
 			env.Setenv(envLabel, label)
 			env.Setenv(envIDs, ids)
 			env.Setenv("N", label)
+			env.Setenv("E2E_PATIENCE", os.Getenv("E2E_PATIENCE"))
+			env.Setenv("KILLS", often("E2E_KILLS", "2"))
+			env.Setenv("FILES", often("E2E_FILES", "2000"))
 			env.Setenv("NANOCLAW_ENGINE", os.Getenv("NANOCLAW_ENGINE"))
 			env.Setenv(envTest, strconv.Itoa(os.Getpid()))
 			env.Setenv(envVerify, cmp.Or(os.Getenv(envVerify), "secrets crash"))
@@ -129,4 +132,13 @@ func params(enter, runtime, transcript string) testscript.Params {
 			return nil
 		},
 	}
+}
+
+// often is how many times a script does what takes long: as often as the variable
+// says, or as few times as show anything.
+func often(variable, few string) string {
+	if n := os.Getenv(variable); n != "" {
+		return n
+	}
+	return few
 }

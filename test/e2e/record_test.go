@@ -17,8 +17,14 @@ import (
 	"time"
 )
 
-// hung is how long one command of a compared script may take.
-const hung = 3 * time.Minute
+// hung is how long one command of a compared script may take; E2E_PATIENCE is a
+// longer time, for those that do something many times.
+func hung() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("E2E_PATIENCE")); err == nil {
+		return d
+	}
+	return 3 * time.Minute
+}
 
 // recorded reports whether the outcome of this command is to be compared: the
 // script itself has called it, and not a shell or a repetition.
@@ -32,7 +38,7 @@ func recorded() bool {
 func record(command string, args, shown []string) {
 	// The command's death with this process is tied to the thread.
 	runtime.LockOSThread()
-	ctx, cancel := context.WithTimeout(context.Background(), hung)
+	ctx, cancel := context.WithTimeout(context.Background(), hung())
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, command, args...)
@@ -44,7 +50,7 @@ func record(command string, args, shown []string) {
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		fail("it has not ended within %s", hung)
+		fail("it has not ended within %s", hung())
 	}
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil
