@@ -11,7 +11,7 @@ PROTO := api/agent/v1
 BUILD := go build -ldflags='-s -w'
 
 .DEFAULT_GOAL := help
-.PHONY: help build guest engine engine-stop demo kvm kvm-stop test-kvm test soak bench lint generate install clean FORCE
+.PHONY: help build guest engine engine-stop demo kvm kvm-stop test-kvm test soak bench bench-kvm lint generate install clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -52,6 +52,10 @@ soak: guest ## 1,000 containers made and removed, 200 kills of their parts; SOAK
 bench: ## measure what a container costs, beside runc; BENCH holds flags, such as BENCH='-n 9 -format markdown'
 	@$(MAKE) --no-print-directory guest >&2
 	@test/bench/run $(BENCH)
+
+bench-kvm: ## the same in the machine with a KVM, for QEMU and for CLOUD_HYPERVISOR=… side by side
+	@$(MAKE) --no-print-directory guest >&2
+	@test/kvm/bench $(BENCH)
 
 lint: ## gofmt, go vet, golangci-lint and stale generated code
 	@test/lint

@@ -17,7 +17,7 @@ func (p *Policy) Apply(spec *specs.Spec) *specs.Spec {
 	out := *spec
 	out.Mounts = slices.Clone(spec.Mounts)
 	for i, m := range out.Mounts {
-		if IsBind(m) && p.ReadOnly(m.Destination) {
+		if IsBind(m) && p.Held().ReadOnly(m.Destination) {
 			m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "rw" || o == "rrw" })
 			out.Mounts[i].Options = append(m.Options, "ro")
 		}

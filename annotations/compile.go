@@ -61,6 +61,9 @@ func Compile(in Input) (*Policy, error) {
 			return nil, err
 		}
 	}
+	if p.Firm != nil {
+		p.Firm.sameContainer(p)
+	}
 	if err := checkSize(p); err != nil {
 		return nil, err
 	}
@@ -121,7 +124,10 @@ func effective(host *File, requests []request) (*Policy, error) {
 		all = all.meet(q.with(granted))
 	}
 	p := resolve(host, agent, all)
-	return p, p.checkRuns()
+	if p.Mode == ModeAudit {
+		p.Firm = p.firm(host, granted)
+	}
+	return p, p.Held().checkRuns()
 }
 
 // findAgent returns the entry that the annotations name, or nil.

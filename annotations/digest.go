@@ -12,7 +12,12 @@ import (
 // container to the next. A comment added to the policy file does not change it.
 func (p *Policy) Digest() string {
 	q := *p
-	q.Container, q.Peers, q.Network.Namespace, q.Mounts.Engine = "", nil, "", nil
+	q.sameContainer(&Policy{Mounts: Mounts{Refuse: p.Mounts.Refuse}, Privileged: p.Privileged})
+	if p.Firm != nil {
+		firm := *p.Firm
+		firm.sameContainer(&q)
+		q.Firm = &firm
+	}
 	b, err := json.Marshal(&q)
 	var tree any
 	if err == nil {

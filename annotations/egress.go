@@ -57,6 +57,19 @@ func (r EndpointRule) key() string { return r.Endpoint.String() + " " + r.Tool }
 
 func (l EndpointList) key() string { return keysOf(l.Endpoints) }
 
+// Restricts reports whether there is any rule about what can be reached.
+func (n *Network) Restricts() bool {
+	return n.Mode != NetworkOpen || len(n.Allow)+len(n.Deny)+len(n.Ask)+len(n.Readonly) > 0
+}
+
+// KeptBy reports whether whoever is held to o is held to n as well: n says
+// nothing that o does not say.
+func (n *Network) KeptBy(o *Network) bool {
+	both := o.meet(*n)
+	return both.Mode == o.Mode && len(both.Allow) == len(o.Allow) && len(both.Deny) == len(o.Deny) &&
+		len(both.Ask) == len(o.Ask) && len(both.Readonly) == len(o.Readonly)
+}
+
 // Decide judges a connection to a host, a name or an address, at a port. A name
 // is judged as such: who resolves it has to judge the address as well.
 func (n *Network) Decide(host string, port uint16) Verdict {

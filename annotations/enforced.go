@@ -21,6 +21,9 @@ const (
 	CapHide Capability = "mounts.hide"
 	// CapNetwork is deciding what can be reached.
 	CapNetwork Capability = "network"
+	// CapNetworkReadonly is letting a tool read from an endpoint and not write
+	// to it, which takes a look into what is sent.
+	CapNetworkReadonly Capability = "network.readonly"
 	// CapSecrets is using secrets for the container.
 	CapSecrets Capability = "secrets"
 	// CapLifetime is ending a container after a time.
@@ -33,7 +36,7 @@ const (
 type Enforced []Capability
 
 // Everything is for looking at policies, not for running containers.
-var Everything = Enforced{CapExec, CapReadonlyTools, CapHide, CapNetwork, CapSecrets, CapLifetime, CapAudit}
+var Everything = Enforced{CapExec, CapReadonlyTools, CapHide, CapNetwork, CapNetworkReadonly, CapSecrets, CapLifetime, CapAudit}
 
 // Has reports whether c is among them.
 func (e Enforced) Has(c Capability) bool { return slices.Contains(e, c) }
@@ -70,7 +73,7 @@ func (p *Policy) Needs() []Need {
 		need(true, CapNetwork, "network.ask "+r.Endpoint.String(), r.Origin)
 	}
 	for _, r := range p.Network.Readonly {
-		need(true, CapNetwork, "readonly_tools "+r.Endpoint.String(), r.Origin)
+		need(true, CapNetworkReadonly, "readonly_tools "+r.Endpoint.String(), r.Origin)
 	}
 	if p.Tools != nil {
 		for _, t := range p.Tools.Open {

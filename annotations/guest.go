@@ -14,5 +14,8 @@ func (p *Policy) ForGuest() *Policy {
 	for i := range q.Secrets {
 		q.Secrets[i].Source = ""
 	}
+	if p.Firm != nil {
+		q.Firm = p.Firm.ForGuest()
+	}
 	return &q
 }

@@ -55,11 +55,11 @@ type Mount struct {
 	Source   Source
 }
 
-// CheckMount judges a bind mount by what its source resolved to. The policy must
-// come from [Policy.OnHost] where the host has symbolic links of its own.
+// CheckMount judges a bind mount by what its source resolved to, and by all rules
+// whatever the mode is; [Policy.Admit] heeds that. The policy must come from [Policy.OnHost] where the host has symbolic links of its own.
 func (p *Policy) CheckMount(m Mount) error {
 	if p.ownFile(m) && !p.hasAlias(m) {
-		return nil
+		return p.checkHidden(m)
 	}
 	if err := p.checkAllowed(m); err != nil && !initProgram(m) {
 		return err
@@ -69,6 +69,9 @@ func (p *Policy) CheckMount(m Mount) error {
 	}
 	if HarmlessDevice(m.Source) {
 		return nil
+	}
+	if err := p.checkHidden(m); err != nil {
+		return err
 	}
 	if err := p.checkPlaces(m, m.Source, ""); err != nil {
 		return err
@@ -103,11 +106,13 @@ func (p *Policy) inEngine(name string) bool {
 	return slices.ContainsFunc(p.engine(), func(folder string) bool { return below(name, folder) })
 }
 
-// ReadOnly reports whether the policy forces a mount to be read-only.
+// ReadOnly reports whether the policy's rules force a mount to be read-only.
 func (p *Policy) ReadOnly(destination string) bool {
-	return slices.ContainsFunc(p.Mounts.Readonly, func(r Readonly) bool {
-		return r.Destination == "*" || r.Destination == path.Clean(destination)
-	})
+	return slices.ContainsFunc(p.Mounts.Readonly, func(r Readonly) bool { return r.covers(destination) })
+}
+
+func (r Readonly) covers(destination string) bool {
+	return r.Destination == "*" || r.Destination == path.Clean(destination)
 }
 
 func (p *Policy) checkKind(m Mount) error {

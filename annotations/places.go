@@ -138,6 +138,9 @@ func (p *Policy) OnHost(canonical func(string) string) *Policy {
 			q.Mounts.Engine = append(q.Mounts.Engine, real)
 		}
 	}
+	if p.Firm != nil {
+		q.Firm = p.Firm.OnHost(canonical)
+	}
 	return &q
 }
 

@@ -23,6 +23,9 @@ type Policy struct {
 	Mode    Mode `json:"mode"`
 	// From is where the mode came from; nil is the baseline.
 	From *Origin `json:"from,omitempty"`
+	// Firm is what is in force in the mode audit, see [Policy.Held]; nil in every
+	// other.
+	Firm *Policy `json:"firm,omitempty"`
 	// Container is the container's id.
 	Container string `json:"container"`
 	// Peers are the ids of the containers in whose network, and so in whose VM,

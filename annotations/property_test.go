@@ -303,6 +303,59 @@ func sound(t *rapid.T, p *Policy) {
 	}
 }
 
+// held checks what the mode leaves in force.
+func held(t *rapid.T, p, ceiling *Policy) {
+	if p.Mode == ModeEnforce && p.Held() != p {
+		t.Fatal("not all is in force in the mode enforce")
+	}
+	notWider(t, "the baseline, whatever the mode", p.Held(), must(ForAgent(nil, "")))
+	notWider(t, "the ceiling, whatever the mode", p.Held(), ceiling)
+	for _, a := range attempts() {
+		if a.verb == "mount" {
+			heldMount(t, p, ceiling, a.mount)
+			continue
+		}
+		in, all := p.Held().Decide(a), p.Decide(a)
+		if slices.Index(decisions, in.Decision) > slices.Index(decisions, all.Decision) {
+			t.Fatalf("%s is %+v in the mode %s, and %+v by all rules", a, in, p.Mode, all)
+		}
+		if a.verb == "exec" && slices.Contains(a.args, "push") && in.Decision == DecisionAllow {
+			t.Fatalf("%s, which cannot be undone, is allowed by the mode %s", a, p.Mode)
+		}
+	}
+	// What is in force and what is recorded are all the rules together.
+	more := p.Exec.Beyond(&p.Held().Exec)
+	both := p.Held().Exec.meet(more)
+	for _, a := range attempts() {
+		if a.verb != "exec" {
+			continue
+		}
+		got, want := both.Decide(a.args[0], a.args[1:]), p.Exec.Decide(a.args[0], a.args[1:])
+		if slices.Index(decisions, got.Decision) < slices.Index(decisions, want.Decision) {
+			t.Fatalf("%s is neither refused nor recorded: %+v, and %+v by all rules", a, got, want)
+		}
+	}
+}
+
+func heldMount(t *rapid.T, p, ceiling *Policy, m Mount) {
+	made, err := p.Admit(m)
+	all := p.CheckMount(m)
+	as := m
+	as.ReadOnly = m.ReadOnly || made.ReadOnly
+	switch {
+	case err == nil && ceiling.CheckMount(as) != nil:
+		t.Fatalf("%+v is let through against the ceiling", as)
+	case err == nil && all != nil && made.Would == nil:
+		t.Fatalf("%+v is let through, and not recorded", m)
+	case err != nil && all == nil:
+		t.Fatalf("%+v is refused by the mode %s, and by no rule", m, p.Mode)
+	case err == nil && !as.ReadOnly && p.ReadOnly(m.Destination) && made.Would == nil:
+		t.Fatalf("%+v can be written, and that is not recorded", m)
+	case p.Mode == ModeEnforce && (made.Would != nil || made.ReadOnly != p.ReadOnly(m.Destination) || (err == nil) != (all == nil)):
+		t.Fatalf("%+v: %+v, %v in the mode enforce", m, made, err)
+	}
+}
+
 func with(given map[string]string, key, value string) map[string]string {
 	all := map[string]string{key: value}
 	for k, v := range given {
@@ -355,6 +408,8 @@ func TestEffectiveIsNarrowerThanEach(t *testing.T) {
 		for _, q := range must(readAnnotations(given, Everything)) {
 			notWider(t, "the annotations", p, resolve(file, nil, q.with(granted)))
 		}
+		ceilingSays.holds(t, "ceiling, whatever the mode", p.Held())
+		held(t, p, resolve(file, nil, file.ceiling.with(granted)))
 		for _, s := range p.Secrets {
 			if asked, listed := given[KeySecrets]; listed && !slices.Contains(list(asked), s.Env) {
 				t.Fatalf("the secret %s is not among %q", s.Env, asked)

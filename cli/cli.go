@@ -29,7 +29,10 @@ type Streams struct {
 // subcommands are nanoclaw's, in the order of its help.
 var subcommands = []func() *cobra.Command{
 	doctorCommand,
+	verifyCommand,
+	preflightCommand,
 	psCommand,
+	topCommand,
 	auditCommand,
 	learnCommand,
 	policyCommand,
@@ -108,6 +111,16 @@ func atMost(n int) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) > n {
 			return usageError{fmt.Errorf("%s takes at most %d argument, and was given %q", c.CommandPath(), n, args)}
+		}
+		return nil
+	}
+}
+
+// exactly is the Args of a command that takes n.
+func exactly(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usageError{fmt.Errorf("%s takes %d argument, and was given %q", c.CommandPath(), n, args)}
 		}
 		return nil
 	}

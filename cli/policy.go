@@ -23,12 +23,12 @@ func policyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "policy",
 		Short: "Checks, explains and compares what containers may do",
-		Long: `policy looks at the host's policy file and at what comes of it. None of its commands changes
-anything or needs a container.`,
+		Long: `policy looks at the host's policy file and at what comes of it. None of its commands changes what
+containers may do, or needs a container.`,
 		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(policyCheckCommand(), policyExplainCommand(), policyMatrixCommand())
+	c.AddCommand(policyCheckCommand(), policyExplainCommand(), policyMatrixCommand(), policySignOffCommand())
 	return c
 }
 

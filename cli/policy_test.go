@@ -46,8 +46,7 @@ func TestPolicyCommands(t *testing.T) {
 	} {
 		code, stdout, stderr := run(t, c.args...)
 		if name == "explain" {
-			// The example's ceiling has rules about the network, which this
-			// version may not enforce.
+			// The example's tools have secrets, which this version may not use.
 			if !strings.Contains(stdout, "limits.cpus") {
 				t.Errorf("%s: stdout %q", name, stdout)
 			}

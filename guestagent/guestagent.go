@@ -94,7 +94,7 @@ func Run(ctx context.Context, machine *boot.Machine) error {
 }
 
 // loadGate makes a container's exec gate, where there is something for it to do.
-func loadGate(want *agent.ExecGate, refused func(*agent.Decision, string)) (container.Gate, error) {
+func loadGate(want *agent.ExecGate, refused func(container.Refusal)) (container.Gate, error) {
 	policy, err := execgate.FromRequest(want)
 	if err != nil {
 		return nil, err
@@ -103,9 +103,14 @@ func loadGate(want *agent.ExecGate, refused func(*agent.Decision, string)) (cont
 		return nil, fmt.Errorf("an exec gate without rules: %w", errdefs.ErrInvalidArgument)
 	}
 	return execgate.Load(policy, func(d *agent.Decision, why execgate.Reason) {
-		if execgate.Refused(d) {
-			refused(d, why.Line(d.GetPath()))
+		if !execgate.Refused(d) {
+			return
 		}
+		r := container.Refusal{Decision: d, Why: why.Why, Instead: why.Instead}
+		if execgate.NotRun(d) {
+			r.Line = why.Line(d.GetPath())
+		}
+		refused(r)
 	})
 }
 

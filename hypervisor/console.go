@@ -6,12 +6,16 @@ import (
 	"github.com/nanoclaw/nanoclaw/internal/printable"
 )
 
-// consoleTail is how much of a console is shown to a person, in bytes.
-const consoleTail = 2 << 10
+// How much of a console is of use, in bytes: to a person who typed a command, and
+// in a log, where a panic shall have its registers and its stack.
+const (
+	ConsoleShown  = 2 << 10
+	ConsoleLogged = 16 << 10
+)
 
-// ConsoleTail returns the end of a guest's console, at most 2 KiB of printable
-// text, or "" where there is none.
-func ConsoleTail(path string) string {
+// ConsoleTail returns the end of a guest's console, at most limit bytes of
+// printable text, or "" where there is none.
+func ConsoleTail(path string, limit int64) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -21,7 +25,7 @@ func ConsoleTail(path string) string {
 	if err != nil {
 		return ""
 	}
-	buf := make([]byte, min(consoleTail, info.Size()))
+	buf := make([]byte, min(limit, info.Size()))
 	n, err := f.ReadAt(buf, info.Size()-int64(len(buf)))
 	if err != nil && n == 0 {
 		return ""

@@ -97,6 +97,9 @@ func New(in Input) *Explanation {
 	if c := in.Request.Command; len(c) > 0 && strings.HasPrefix(c[0], "/") {
 		v := p.Exec.Decide(c[0], c[1:])
 		x.Command = &v
+		if now := p.Held().Exec.Decide(c[0], c[1:]); now.Decision != v.Decision {
+			x.Notes = append(x.Notes, fmt.Sprintf("in the mode audit the command is %s: what all rules say of it is only recorded", now.Decision))
+		}
 	}
 	return x
 }
@@ -120,21 +123,29 @@ func (x *Explanation) mount(resolve Resolver, p *annotations.Policy, m annotatio
 	}
 	shown.Resolved = source.Path
 	m.Source = source
-	err = p.CheckMount(m)
-	var refusal *annotations.Refusal
+	made, err := p.Admit(m)
 	switch {
-	case errors.As(err, &refusal):
-		shown.Access, shown.Why = "refused", refusal.Why
-		x.Refused = append(x.Refused, refusal.Error())
 	case err != nil:
-		shown.Access, shown.Why = "refused", err.Error()
+		shown.Access, shown.Why = "refused", why(err)
 		x.Refused = append(x.Refused, err.Error())
-	case p.ReadOnly(m.Destination):
+	case made.ReadOnly:
 		shown.Access, shown.Why = "ro", "forced by mounts.readonly"
 	case m.ReadOnly:
 		shown.Access = "ro"
 	}
+	if made.Would != nil {
+		shown.Why = "recorded as would: deny: " + why(made.Would)
+	}
 	x.Mounts = append(x.Mounts, shown)
+}
+
+// why is what a refusal says of its reason.
+func why(err error) string {
+	var refusal *annotations.Refusal
+	if errors.As(err, &refusal) {
+		return refusal.Why
+	}
+	return err.Error()
 }
 
 // OK reports whether the container would start.

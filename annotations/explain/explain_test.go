@@ -90,8 +90,12 @@ func TestExplain(t *testing.T) {
 		{"baseline", "docker run --runtime nanoclaw -v /home/ada/p:/w image", true, []string{
 			"(none: the baseline)", "mounts.refuse", "baseline", "policy.yaml:4", "The container would start."}},
 		{"agent", "docker run --runtime nanoclaw --annotation io.nanoclaw.agent=support-agent -v /home/ada/p:/w image /bin/sh -c x", true, []string{
-			"agent   support-agent", "exec.mode", "image", "agent", "policy.yaml:30", "forced by mounts.readonly", "tool closed", "crm-api", "limits.cpus", "ceiling",
+			"agent   support-agent", "exec.mode", "image", "agent", "policy.yaml:30", "rw      recorded as would: deny: it can be written, and would be read-only", "tool closed", "crm-api", "limits.cpus", "ceiling",
 			"command: allow", "depending on whether the image brought /bin/sh"}},
+		{"agent, enforced", "docker run --runtime nanoclaw --annotation io.nanoclaw.agent=support-agent --annotation io.nanoclaw.mode=enforce -v /home/ada/p:/w image", true, []string{
+			"forced by mounts.readonly"}},
+		{"denied, and only recorded", "docker run --runtime nanoclaw --annotation io.nanoclaw.agent=support-agent --annotation io.nanoclaw.exec.deny=/bin/x image /bin/x", true, []string{
+			"command: deny", "note: in the mode audit the command is allow"}},
 		{"annotation", "docker run --runtime nanoclaw --annotation io.nanoclaw.exec.deny=/usr/bin/nc image /usr/bin/nc -l", true, []string{"exec.deny", "io.nanoclaw.exec.deny", "command: deny"}},
 		{"unknown agent", "docker run --runtime nanoclaw --annotation io.nanoclaw.agent=sale-agent image", false, []string{"nearest is sales-agent", "would not start"}},
 		{"a mount outside", "docker run --runtime nanoclaw -v /opt/x:/w image", false, []string{"refused: nanoclaw refused the mount", "/home:rw, /srv/data:ro", "policy.yaml:4"}},

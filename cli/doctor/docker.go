@@ -6,28 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
+
+	"github.com/nanoclaw/nanoclaw/cli/engine"
 )
 
 const (
-	// runtimeName is what containers are started with: --runtime=nanoclaw.
-	runtimeName = "nanoclaw"
+	// RuntimeName is what containers are started with: --runtime=nanoclaw.
+	RuntimeName = "nanoclaw"
 	// shimName is the program that containerd starts for it.
 	shimName = "containerd-shim-nanoclaw-v2"
 	// runtimeType is a name by which containerd finds that program in its PATH.
 	runtimeType = "io.containerd.nanoclaw.v2"
 )
 
-const (
-	maxDocument = 1 << 20
-	dockerTime  = 5 * time.Second
-)
+// maxDocument bounds Docker's configuration.
+const maxDocument = 1 << 20
 
 // registration is how Docker's configuration names the runtime.
 type registration struct {
@@ -39,27 +36,28 @@ type registration struct {
 // docker looks whether Docker knows the runtime: in its configuration, and by
 // asking the daemon that runs.
 func (h Host) docker(ctx context.Context) (registration, Section) {
-	s := Section{Name: "Docker"}
-	known, asked := askDocker(ctx, h.DockerSocket)
+	s := Section{Name: SectionDocker}
+	runtimes, asked := engine.Runtimes(ctx, h.DockerSocket)
+	known := runtimes[RuntimeName]
 	r, err := readDaemonJSON(h.DaemonJSON)
 	switch {
 	case err != nil:
 		s.add("configuration", Problem, "mend it; Docker does not start with it either", "%v", err)
 	case r.there:
-		s.add("configuration", OK, "", "%s registers the runtime %s", h.DaemonJSON, runtimeName)
+		s.add("configuration", OK, "", "%s registers the runtime %s", h.DaemonJSON, RuntimeName)
 		shim(&s, r.shim)
 	case known:
 		s.add("configuration", Unused, "", "%s does not name the runtime, yet the daemon knows it", h.DaemonJSON)
 	default:
-		s.add("configuration", Problem, "make install adds it", "%s does not register the runtime %s", h.DaemonJSON, runtimeName)
+		s.add("configuration", Problem, "make install adds it", "%s does not register the runtime %s", h.DaemonJSON, RuntimeName)
 	}
 	switch {
 	case asked != nil:
-		s.add("daemon", Warning, "start Docker, or set DOCKER_HOST to its unix:// socket", "it was not asked: %v", asked)
+		s.add(ItemDaemon, Warning, "start Docker, or set DOCKER_HOST to its unix:// socket", "it was not asked: %v", asked)
 	case known:
-		s.add("daemon", OK, "", "it knows the runtime %s", runtimeName)
+		s.add(ItemDaemon, OK, "", "it knows the runtime %s", RuntimeName)
 	default:
-		s.add("daemon", Problem, "have it read its configuration: systemctl reload docker", "it does not know the runtime %s", runtimeName)
+		s.add(ItemDaemon, Problem, "have it read its configuration: systemctl reload docker", "it does not know the runtime %s", RuntimeName)
 	}
 	return r, s
 }
@@ -101,6 +99,20 @@ func readDaemonJSON(path string) (registration, error) {
 	return r, nil
 }
 
+// Registered returns what Docker's configuration says of the runtime: the shim's
+// path or type, and the runtime's own configuration, empty where it names none.
+// A runtime that it does not name is found by containerd, by its type.
+func Registered(daemonJSON string) (shim, config string, err error) {
+	r, err := readDaemonJSON(daemonJSON)
+	if err != nil {
+		return "", "", err
+	}
+	if r.shim == "" {
+		r.shim = runtimeType
+	}
+	return r.shim, r.config, nil
+}
+
 func parseDaemonJSON(data []byte) (registration, error) {
 	if len(strings.TrimSpace(string(data))) == 0 {
 		return registration{}, nil
@@ -114,62 +126,6 @@ func parseDaemonJSON(data []byte) (registration, error) {
 	if err := json.Unmarshal(data, &d); err != nil {
 		return registration{}, err
 	}
-	r, there := d.Runtimes[runtimeName]
+	r, there := d.Runtimes[RuntimeName]
 	return registration{there: there, shim: r.RuntimeType, config: r.Options.ConfigPath}, nil
-}
-
-// dockerSocket is where the daemon answers, by DOCKER_HOST; empty where that is
-// no local socket.
-func dockerSocket(host string) string {
-	if host == "" {
-		return "/var/run/docker.sock"
-	}
-	path, local := strings.CutPrefix(host, "unix://")
-	if !local {
-		return ""
-	}
-	return path
-}
-
-// askDocker asks the daemon whether it knows the runtime.
-func askDocker(ctx context.Context, socket string) (known bool, err error) {
-	if socket == "" {
-		return false, errors.New("DOCKER_HOST names no unix:// socket")
-	}
-	ctx, cancel := context.WithTimeout(ctx, dockerTime)
-	defer cancel()
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/info", nil)
-	if err != nil {
-		return false, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		// Its address is not the socket's.
-		var at *net.OpError
-		if errors.As(err, &at) {
-			err = at
-		}
-		return false, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument))
-	if err != nil {
-		return false, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return false, fmt.Errorf("%s answers %s: %.200q", socket, resp.Status, data)
-	}
-	var info struct{ Runtimes map[string]json.RawMessage }
-	if err := json.Unmarshal(data, &info); err != nil {
-		return false, fmt.Errorf("%s answers what is no JSON: %w", socket, err)
-	}
-	_, known = info.Runtimes[runtimeName]
-	return known, nil
 }

@@ -11,6 +11,7 @@ import (
 	"context"
 	"os"
 
+	"github.com/nanoclaw/nanoclaw/cli/engine"
 	"github.com/nanoclaw/nanoclaw/hypervisor/choose"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/network"
@@ -32,16 +33,18 @@ type Host struct {
 	root    bool
 	choose  func(context.Context, choose.Config) choose.Report
 	network func() error
+	gateway func() error
 }
 
 // ThisHost is the one that this program runs on.
 func ThisHost() Host {
 	return Host{
 		DaemonJSON:   "/etc/docker/daemon.json",
-		DockerSocket: dockerSocket(os.Getenv("DOCKER_HOST")),
+		DockerSocket: engine.Here(),
 		root:         os.Geteuid() == 0,
 		choose:       choose.Examine,
 		network:      network.Check,
+		gateway:      network.CheckGateway,
 	}
 }
 
@@ -49,8 +52,9 @@ func ThisHost() Host {
 func (h Host) Examine(ctx context.Context) Report {
 	registered, docker := h.docker(ctx)
 	cfg, file, configuration := h.configuration(registered)
-	choice := cfg.Choice(file)
-	choice.Again = h.Again
+	choice := cfg.Choice()
+	// A file that cannot be used leaves the defaults, and is the one to mend.
+	choice.File, choice.Again = file, h.Again
 	chosen := h.choose(ctx, choice)
 
 	r := Report{Isolation: NoVM}
@@ -103,7 +107,7 @@ func (h Host) configuration(registered registration) (config.Config, string, Sec
 
 // hypervisors tells of the candidates.
 func hypervisors(r choose.Report, file string) Section {
-	s := Section{Name: "Hypervisor"}
+	s := Section{Name: SectionHypervisor}
 	if r.KVM == "" {
 		s.add("KVM", OK, "", "it opens; whether it boots a guest, a trial tells")
 	} else {
@@ -139,6 +143,11 @@ func (h Host) kernel() Section {
 	err := h.network()
 	if err == nil {
 		s.add("kernel features", OK, "", "all there: tap devices, nftables for network devices, both ways, with dup and sets")
+		if err := h.gateway(); err != nil {
+			s.add("rules about the network", Warning, "use a kernel with these options, or no such rules", "a container that has some does not start: %v", err)
+		} else {
+			s.add("rules about the network", OK, "", "can be kept: nftables with address translation, redirect and reject")
+		}
 		return s
 	}
 	each := []error{err}

@@ -37,6 +37,7 @@ type bench struct {
 	info     string            // what its daemon answers
 	report   choose.Report
 	network  error
+	gateway  error
 	choice   choose.Config // what the choice was asked with
 }
 
@@ -102,6 +103,7 @@ func (b *bench) examine() Report {
 	b.root = true
 	b.choose = func(_ context.Context, c choose.Config) choose.Report { b.choice = c; return b.report }
 	b.Host.network = func() error { return b.network }
+	b.Host.gateway = func() error { return b.gateway }
 	return b.Examine(b.Context())
 }
 
@@ -245,11 +247,23 @@ func TestEmulationIsNamedAsNoIsolation(t *testing.T) {
 	}
 }
 
+func TestRulesAboutTheNetworkThatCannotBeKept(t *testing.T) {
+	b := newBench(t)
+	b.examine()
+	b.gateway = errors.New("CONFIG_NFT_NAT is missing")
+	r := b.Examine(t.Context())
+	i := item(t, r, "Network", "rules about the network")
+	if !r.Ready || i.Status != Warning || !strings.Contains(i.Found, "CONFIG_NFT_NAT") {
+		t.Errorf("%+v, ready: %v", i, r.Ready)
+	}
+}
+
 func TestWithoutRootNothingIsPromised(t *testing.T) {
 	b := newBench(t)
 	b.examine()
 	b.root = false
 	b.Host.network = func() error { t.Error("the network was tried"); return nil }
+	b.Host.gateway = b.Host.network
 	if r := b.Examine(t.Context()); r.Ready || item(t, r, "Configuration", "rights").Status != Problem {
 		t.Errorf("got %+v", r)
 	}
@@ -303,17 +317,6 @@ func TestParseVersion(t *testing.T) {
 		if got, err := parseVersion(text); err == nil {
 			t.Errorf("%q: %v", text, got)
 		}
-	}
-}
-
-func TestDockerSocket(t *testing.T) {
-	for host, want := range map[string]string{"": "/var/run/docker.sock", "unix:///run/x.sock": "/run/x.sock", "tcp://127.0.0.1:2375": "", "ssh://h": ""} {
-		if got := dockerSocket(host); got != want {
-			t.Errorf("%q: %q", host, got)
-		}
-	}
-	if _, err := askDocker(t.Context(), ""); err == nil {
-		t.Error("nobody was asked, and answered")
 	}
 }
 

@@ -36,6 +36,13 @@ type Section struct {
 	Items []Item `json:"items"`
 }
 
+// Names by which others find a finding.
+const (
+	SectionHypervisor = "Hypervisor"
+	SectionDocker     = "Docker"
+	ItemDaemon        = "daemon"
+)
+
 func (s *Section) add(name string, status Status, fix, format string, args ...any) {
 	s.Items = append(s.Items, Item{Name: name, Status: status, Found: fmt.Sprintf(format, args...), Fix: fix})
 }

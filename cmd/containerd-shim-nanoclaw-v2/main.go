@@ -17,6 +17,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/hypervisor/choose"
 	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/hidefs"
 	"github.com/nanoclaw/nanoclaw/shim/manager"
 	"github.com/nanoclaw/nanoclaw/shim/task"
 )
@@ -44,6 +45,7 @@ func init() {
 				Publisher:  publisher.(shim.Publisher),
 				Shutdown:   sd.(shutdown.Service),
 				Began:      manager.Began(),
+				Address:    manager.Address(),
 				Hypervisor: chooseHypervisor,
 			}), nil
 		},
@@ -51,10 +53,13 @@ func init() {
 }
 
 func chooseHypervisor(ctx context.Context, c config.Config) (hypervisor.Hypervisor, error) {
-	return choose.Hypervisor(ctx, c.Choice(config.DefaultPath))
+	return choose.Hypervisor(ctx, c.Choice())
 }
 
 func main() {
+	if hidefs.IsServer(os.Args) {
+		hidefs.Main()
+	}
 	if err := manager.Detach(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -44,6 +44,8 @@ var mounts = []mount{
 	{source: "cgroup2", target: cgroup.Root, kind: "cgroup2", flags: safe, data: "nsdelegate,memory_recursiveprot", mode: 0o755},
 	{source: "securityfs", target: "/sys/kernel/security", kind: "securityfs", flags: safe, mode: 0o755, optional: true},
 	{source: "bpf", target: "/sys/fs/bpf", kind: "bpf", flags: safe, data: "mode=0700", mode: 0o700, optional: true},
+	// Says how busy the share is.
+	{source: "fusectl", target: "/sys/fs/fuse/connections", kind: "fusectl", flags: safe, mode: 0o755, optional: true},
 	// With devices: a container may have one of its own image, or /dev/null in
 	// a file's place; which it may use, its device rules say.
 	{source: agent.ShareTag, target: agent.ShareDir, kind: "virtiofs", mode: 0o700},

@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/guestagent/cgroup"
 	"github.com/nanoclaw/nanoclaw/guestagent/uptime"
 	"golang.org/x/sys/unix"
@@ -105,8 +104,9 @@ func (m *Machine) PowerOff(reason string) {
 			if err := cgroup.KillContainers(); err != nil {
 				log.L.WithError(err).Warn("kill the containers")
 			}
+			// Nothing is unmounted: the kernel would not wait for what the server has
+			// still to answer, see package container's hold.
 			unix.Sync()
-			_ = unix.Unmount(agent.ShareDir, unix.MNT_DETACH)
 		}()
 		select {
 		case <-done:

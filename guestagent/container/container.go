@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/guestagent/cgroup"
 	"github.com/nanoclaw/nanoclaw/guestagent/ocispec"
+	"github.com/nanoclaw/nanoclaw/guestagent/processes"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,14 +46,19 @@ type Container struct {
 	op sync.RWMutex
 
 	notes notes
+	// refusals is set before there is a gate; nil where there is none, or no place.
+	refusals *refusals
 
 	mu    sync.Mutex
 	state state
 	// gate is set before anything of the container runs.
-	gate Gate
-	init *process
+	gate   Gate
+	mounts *hold
+	init   *process
 	// execs are those that were not waited for yet; nil is one being started.
 	execs map[string]*process
+	// early are refusals that an exec which is being started may have caused.
+	early []untold
 	// carrying are the processes whose streams are open: a descendant may write
 	// after its process was forgotten.
 	carrying map[*process]struct{}
@@ -273,11 +278,12 @@ func (c *Container) Resize(exec string, width, height uint32) error {
 	return nil
 }
 
-// Processes lists the container's processes.
-func (c *Container) Processes() ([]*agent.Process, error) {
+// Processes lists the container's processes, at most as many as the protocol has
+// room for, and how many there are beside them.
+func (c *Container) Processes() (list []*agent.Process, more int, err error) {
 	pids, err := c.group.Processes()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	execs := make(map[int]string)
 	c.mu.Lock()
@@ -287,19 +293,8 @@ func (c *Container) Processes() ([]*agent.Process, error) {
 		}
 	}
 	c.mu.Unlock()
-	list := make([]*agent.Process, 0, len(pids))
-	for _, pid := range pids {
-		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err != nil {
-			continue
-		}
-		list = append(list, &agent.Process{
-			Pid:     uint32(pid),
-			Exec:    execs[pid],
-			Command: strings.ToValidUTF8(strings.TrimSuffix(string(comm), "\n"), "?"),
-		})
-	}
-	return list, nil
+	list, more = processes.List(pids, execs)
+	return list, more, nil
 }
 
 // adopt begins to watch a process that was started. onExit is called when it
@@ -312,6 +307,7 @@ func (c *Container) adopt(p *process, onExit func()) {
 		p.watch(func() bool {
 			// Why it ended may be among what was refused to it.
 			c.theGate().Settle()
+			p.io.Release()
 			onExit()
 			return c.group.OOMKilled()
 		})
@@ -366,7 +362,17 @@ func (c *Container) delete(ctx context.Context) error {
 			p.io.Close()
 		}
 	}
-	return errors.Join(c.theGate().Close(), os.RemoveAll(c.bundle))
+	c.mounts.release()
+	err := c.theGate().Close()
+	c.refusals.close()
+	return errors.Join(err, os.RemoveAll(c.bundle))
+}
+
+// gated reports whether there is a gate that has something to say to the
+// container's users.
+func (c *Container) gated() bool {
+	_, open := c.theGate().(openGate)
+	return !open
 }
 
 func (c *Container) theGate() Gate {

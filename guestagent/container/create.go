@@ -56,6 +56,12 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 		return 0, fmt.Errorf("make the bundle: %w", err)
 	}
 	undo = append(undo, func() { _ = os.RemoveAll(c.bundle) })
+	if req.GetExec() != nil {
+		if c.refusals, err = shareRefusals(c.bundle, spec); err != nil {
+			return 0, err
+		}
+		undo = append(undo, c.refusals.close)
+	}
 	if err := writeSpec(c.bundle, spec); err != nil {
 		return 0, fmt.Errorf("write the bundle: %w", err)
 	}
@@ -73,6 +79,9 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 	if err != nil {
 		return 0, err
 	}
+	if c.gated() {
+		io.Hold()
+	}
 	l, err := open(io, c.cfg.TerminalDir)
 	if err != nil {
 		return 0, err
@@ -81,17 +90,24 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 
 	expect := c.cfg.Reaper.Expect()
 	defer expect.Close()
+	var mounts *hold
 	undo = append(undo, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 		defer cancel()
 		if err := c.cfg.Runtime.Delete(ctx, c.id, c.bundle); err != nil {
 			log.G(ctx).WithError(err).Warnf("container %.12s: take back", c.id)
 		}
+		if mounts != nil {
+			mounts.release()
+		}
 	})
 	if pid, err = c.cfg.Runtime.Create(ctx, c.id, c.bundle, io, consoleOf(l)); err != nil {
 		return 0, err
 	}
 	child := expect.Claim(pid)
+	if mounts, err = holdMounts(pid, c.cfg.Share); err != nil {
+		return 0, err
+	}
 	if err := l.carry(ctx); err != nil {
 		return 0, err
 	}
@@ -104,7 +120,7 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 	}
 	p := newProcess(child, io)
 	c.mu.Lock()
-	c.init, c.state = p, created
+	c.init, c.mounts, c.state = p, mounts, created
 	c.mu.Unlock()
 	c.adopt(p, func() {
 		c.mu.Lock()
@@ -134,13 +150,20 @@ func (c *Container) Exec(ctx context.Context, req *agent.ExecRequest) (pid int, 
 		return 0, err
 	}
 	var p *process
-	defer func() { c.settleExec(id, p) }()
+	defer func() {
+		if p == nil {
+			c.settleExec(id, nil)
+		}
+	}()
 
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	io, err := stdio.Open(ctx, c.cfg.Streams, req.GetStdio(), int(spec.User.UID), int(spec.User.GID))
 	if err != nil {
 		return 0, err
+	}
+	if c.gated() {
+		io.Hold()
 	}
 	l, err := open(io, c.cfg.TerminalDir)
 	if err != nil {
@@ -172,6 +195,8 @@ func (c *Container) Exec(ctx context.Context, req *agent.ExecRequest) (pid int, 
 		return 0, err
 	}
 	p = newProcess(child, io)
+	// Before its end is waited for, as it is told of what it was refused.
+	c.settleExec(id, p)
 	c.adopt(p, func() {})
 	return pid, nil
 }
@@ -196,12 +221,17 @@ func (c *Container) reserveExec(id string) error {
 // settleExec makes the exec known, or gives its id back when there is none.
 func (c *Container) settleExec(id string, p *process) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if p == nil {
 		delete(c.execs, id)
-		return
+	} else {
+		c.execs[id] = p
 	}
-	c.execs[id] = p
+	early := c.early
+	c.early = nil
+	c.mu.Unlock()
+	for _, r := range early {
+		c.tell(r)
+	}
 }
 
 func validateStdio(s *agent.Stdio) error {

@@ -111,6 +111,7 @@ var newGuest = sync.OnceValues(func() (*guest, error) {
 		TerminalDir:      dir + "/pty",
 		Share:            agent.ShareDir,
 		NetworkNamespace: sandbox.Path(),
+		LoadGate:         lateGates,
 	})}, nil
 })
 
@@ -161,9 +162,16 @@ var serial int
 // begin creates a container, without starting it, and has it removed in the end.
 func (g *guest) begin(t *testing.T, spec *specs.Spec, io *agent.Stdio) *Container {
 	t.Helper()
+	return g.beginWith(t, &agent.CreateRequest{Spec: marshal(t, spec), Stdio: io})
+}
+
+// beginWith is begin with a request that lacks an id.
+func (g *guest) beginWith(t *testing.T, req *agent.CreateRequest) *Container {
+	t.Helper()
 	serial++
 	id := fmt.Sprintf("c%d", serial)
-	pid, err := g.Create(t.Context(), &agent.CreateRequest{Container: id, Spec: marshal(t, spec), Stdio: io})
+	req.Container = id
+	pid, err := g.Create(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +201,12 @@ func (g *guest) begin(t *testing.T, spec *specs.Spec, io *agent.Stdio) *Containe
 
 func (g *guest) started(t *testing.T, spec *specs.Spec, io *agent.Stdio) *Container {
 	t.Helper()
-	c := g.begin(t, spec, io)
+	return g.startedWith(t, &agent.CreateRequest{Spec: marshal(t, spec), Stdio: io})
+}
+
+func (g *guest) startedWith(t *testing.T, req *agent.CreateRequest) *Container {
+	t.Helper()
+	c := g.beginWith(t, req)
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -381,8 +394,8 @@ func TestKill(t *testing.T) {
 	if _, err := c.Exec(t.Context(), &agent.ExecRequest{Exec: "x", Process: marshal(t, programOf("sleep", "1000"))}); err != nil {
 		t.Fatal(err)
 	}
-	list, err := c.Processes()
-	if err != nil || len(list) < 2 {
+	list, _, err := c.Processes()
+	if err != nil || len(list) < 2 || list[0].GetPid() != 1 {
 		t.Errorf("Processes = %v, %v", list, err)
 	}
 	if err := c.Kill("x", uint32(unix.SIGKILL), false); err != nil {

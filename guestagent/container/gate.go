@@ -28,10 +28,9 @@ type Gate interface {
 	Close() error
 }
 
-// LoadGate puts what the host wants of a gate into the kernel. It returns nil
-// where there is nothing for one to do. refused is called with each program
-// that is refused, and with the line that tells its user why.
-type LoadGate func(want *agent.ExecGate, refused func(d *agent.Decision, line string)) (Gate, error)
+// LoadGate puts what the host wants of a gate into the kernel. refused is called
+// with all that the gate refuses and does not hide.
+type LoadGate func(want *agent.ExecGate, refused func(Refusal)) (Gate, error)
 
 // openGate is what stands where there is no gate.
 type openGate struct{}
@@ -103,44 +102,75 @@ func (n *notes) may(what note, now time.Time) bool {
 	return true
 }
 
-// refused tells whoever started the process that asked for a program why it
-// did not run.
-func (c *Container) refused(d *agent.Decision, line string) {
-	p := c.ancestor(int(d.GetPid()), int(d.GetPpid()))
+// untold is a refusal that nobody was told of yet.
+type untold struct {
+	Refusal
+	// by is the process that asked for it and those that it descends from.
+	by []int
+}
+
+// refused writes down what was refused, and tells whoever started the process
+// that asked for a program why it did not run.
+func (c *Container) refused(r Refusal) {
+	c.refusals.add(r)
+	if r.Line != "" {
+		c.tell(untold{r, ancestors(int(r.Decision.GetPid()), int(r.Decision.GetPpid()))})
+	}
+}
+
+func (c *Container) tell(r untold) {
+	p := c.owner(r)
 	if p == nil {
 		return
 	}
 	// A shell tries each folder of its PATH, and one line is enough.
-	if c.notes.may(note{p, d.GetRule(), path.Base(d.GetPath())}, time.Now()) {
-		p.io.Note(line)
+	if c.notes.may(note{p, r.Decision.GetRule(), path.Base(r.Decision.GetPath())}, time.Now()) {
+		p.io.Note(r.Line)
 	}
+}
+
+// owner returns the process of ours that has asked for a program: an exec, or
+// init. It returns nil where there is none, or where one is being started that
+// it may be: its PID is known only after it has begun to run.
+func (c *Container) owner(r untold) *process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := make(map[int]*process, len(c.execs)+1)
+	starting := false
+	for _, p := range c.execs {
+		if p == nil {
+			starting = true
+			continue
+		}
+		known[p.child.PID()] = p
+	}
+	if c.init != nil {
+		known[c.init.child.PID()] = c.init
+	}
+	for _, pid := range r.by {
+		if p := known[pid]; p != nil {
+			return p
+		}
+	}
+	if starting && len(c.early) < maxNotes {
+		c.early = append(c.early, r)
+		return nil
+	}
+	return c.init
 }
 
 // maxAncestors bounds how far up a process's ancestors are looked for.
 const maxAncestors = 64
 
-// ancestor returns the process of ours that one of the container descends from:
-// an exec, or init.
-func (c *Container) ancestor(pid, parent int) *process {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	known := make(map[int]*process, len(c.execs))
-	for _, p := range c.execs {
-		if p != nil {
-			known[p.child.PID()] = p
-		}
-	}
-	for range maxAncestors {
-		if p := known[pid]; p != nil {
-			return p
-		}
-		if pid <= 1 {
-			break
-		}
-		// It may be gone by now, and its parent is known all the same.
+// ancestors returns pid and those that it descends from. It may be gone by now,
+// and its parent is known all the same.
+func ancestors(pid, parent int) []int {
+	var list []int
+	for pid > 1 && len(list) < maxAncestors {
+		list = append(list, pid)
 		pid, parent = parent, parentOf(parent)
 	}
-	return c.init
+	return list
 }
 
 func parentOf(pid int) int {

@@ -31,15 +31,19 @@ func (r *Refusal) Error() string {
 	return fmt.Sprintf("exec: %q: %s: %s", r.Path, words, r.text())
 }
 
-// Refused reports whether d is one that its user is told of: a program that was
-// not run. That a hidden one is hidden is not told.
+// Refused reports whether d is one that the container is told of. That a hidden
+// file is hidden is not told.
 func Refused(d *agent.Decision) bool {
-	kind := d.GetKind() == kinds[gateKindKIND_EXEC] || d.GetKind() == kinds[gateKindKIND_ARGS]
 	switch d.GetDecision() {
 	case decisions[gateDecisionDECISION_ALLOW], decisions[gateDecisionDECISION_HIDE]:
 		return false
 	}
-	return kind && !d.GetWould()
+	return !d.GetWould()
+}
+
+// NotRun reports whether what was refused is a program, of which a person is told.
+func NotRun(d *agent.Decision) bool {
+	return Refused(d) && (d.GetKind() == kinds[gateKindKIND_EXEC] || d.GetKind() == kinds[gateKindKIND_ARGS])
 }
 
 // Line tells a person why a program did not run. What the container chose of it

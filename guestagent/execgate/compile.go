@@ -62,19 +62,27 @@ func compile(p *Policy, numbers []int, trusted bool, id uint32) (compiled, error
 		} else {
 			c.plain(r, uint32(n)+1)
 		}
-		switch {
-		case r.Action == InList:
-			if !p.Lists[r.List].Would {
-				c.add(gateLabelBitLABEL_KEPT)
-			}
-		case r.Would:
-		case r.Action == ReadOnly || len(r.Argv) > 0:
-			c.add(gateLabelBitLABEL_KEPT | gateLabelBitLABEL_GUARDED)
-		default:
-			c.add(gateLabelBitLABEL_KEPT)
-		}
+		c.keep(p, r, uint32(n)+1)
 	}
 	return c, nil
+}
+
+// keep has the file stay what it is: it is not changed, and where what it may do
+// depends on how it is run, not run in another way.
+func (c *compiled) keep(p *Policy, r *Rule, number uint32) {
+	bits, would := gateLabelBitLABEL_KEPT, r.Would
+	switch {
+	case r.Action == InList:
+		would = p.Lists[r.List].Would
+	case r.Action == ReadOnly || len(r.Argv) > 0:
+		bits |= gateLabelBitLABEL_GUARDED
+	}
+	if !would {
+		c.add(bits)
+		return
+	}
+	c.label.Would |= uint32(bits)
+	c.label.WouldRule = cmp.Or(c.label.WouldRule, number)
 }
 
 func (c *compiled) add(bits gateLabelBit) { c.label.Bits |= uint32(bits) }
@@ -105,8 +113,11 @@ func (c *compiled) arg(r *Rule, number uint32) error {
 		return fmt.Errorf("rules about arguments of one program have more than 64 words, among them those of %s", r.label())
 	}
 	rule := gateArgRule{Action: uint32(argDecisions[r.Action]), Rule: number}
-	if r.Would {
+	switch {
+	case r.Would:
 		rule.Would = 1
+	case r.Action != InList:
+		c.set.Firm++
 	}
 	c.set.First |= 1 << c.bits
 	for _, word := range r.Argv {

@@ -181,6 +181,55 @@ func TestCompile(t *testing.T) {
 	}
 }
 
+// Rules that only record take nothing from a file, and all that they would take
+// is told of.
+func TestCompileOfWhatOnlyRecords(t *testing.T) {
+	would := Reason{Would: true}
+	p := &Policy{Lists: []Reason{would}, Rules: []Rule{
+		{Action: Deny, Reason: would}, {Action: ReadOnly, Reason: would}, {Action: Deny, Argv: []string{"push"}, Reason: would}, {Action: InList, Reason: would},
+		{Action: Ask},
+	}}
+	const kept, guarded = gateLabelBitLABEL_KEPT, gateLabelBitLABEL_GUARDED
+	for _, test := range []struct {
+		rule  int
+		bits  gateLabelBit
+		would gateLabelBit
+	}{
+		{0, 0, gateLabelBitLABEL_DENY | kept},
+		{1, 0, gateLabelBitLABEL_READONLY | kept | guarded},
+		{2, gateLabelBitLABEL_ARGS, kept | guarded},
+		{3, 0, kept},
+	} {
+		c, err := compile(p, []int{test.rule}, false, 1)
+		if err != nil || gateLabelBit(c.label.Bits) != test.bits || gateLabelBit(c.label.Would) != test.would || c.label.WouldRule != uint32(test.rule)+1 || c.label.Rule != 0 {
+			t.Errorf("rule %d: %+v, %v", test.rule, c.label, err)
+		}
+		if c.set != nil && c.set.Firm != 0 {
+			t.Errorf("rule %d ends runs", test.rule)
+		}
+	}
+	both, err := compile(p, []int{0, 4}, false, 1)
+	if err != nil || gateLabelBit(both.label.Bits) != gateLabelBitLABEL_ASK|kept || both.label.Rule != 5 || both.label.WouldRule != 1 {
+		t.Errorf("with one that is enforced: %+v, %v", both.label, err)
+	}
+	if p.records() {
+		t.Error("a policy with a rule that is enforced only records")
+	}
+	p.Rules = p.Rules[:4]
+	if !p.records() {
+		t.Error("a policy of rules that only record does more")
+	}
+	for name, firm := range map[string]*Policy{"image": {Image: &Reason{}}, "a list": {Lists: []Reason{would, {}}}} {
+		if firm.records() {
+			t.Errorf("%s only records", name)
+		}
+	}
+	firm, err := compile(&Policy{Rules: []Rule{{Action: Deny, Argv: []string{"push"}}}}, []int{0}, false, 1)
+	if err != nil || firm.set.Firm != 1 {
+		t.Errorf("%+v, %v", firm.set, err)
+	}
+}
+
 func TestHash(t *testing.T) {
 	// The published value of FNV-1a, 64 bits.
 	if got := hash("foobar"); got != 0x85944171f73967e8 {

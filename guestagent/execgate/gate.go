@@ -28,7 +28,7 @@ type Gate struct {
 	seen   func(*agent.Decision, Reason)
 	coll   *ebpf.Collection
 	links  []link.Link
-	reader *ringbuf.Reader
+	reader ring
 
 	mu sync.Mutex
 	// root is the armed container's.
@@ -39,6 +39,9 @@ type Gate struct {
 	closed bool
 
 	records *queue
+	// allowed belongs to whoever reads.
+	allowed  once
+	barriers barriers
 	// reading is closed when the kernel's buffer is not read any more.
 	reading chan struct{}
 }
@@ -88,7 +91,7 @@ func Load(p *Policy, seen func(*agent.Decision, Reason)) (_ *Gate, err error) {
 	); err != nil {
 		return nil, fmt.Errorf("exec gate: %w", err)
 	}
-	g := &Gate{policy: p, seen: seen, records: newQueue(), reading: make(chan struct{})}
+	g := &Gate{policy: p, seen: seen, records: newQueue(), allowed: once{}, reading: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.Close())
@@ -98,10 +101,12 @@ func Load(p *Policy, seen func(*agent.Decision, Reason)) (_ *Gate, err error) {
 		close(g.reading)
 		return nil, fmt.Errorf("exec gate: load the programs: %w", err)
 	}
-	if g.reader, err = ringbuf.NewReader(g.coll.Maps[gateMapEvents]); err != nil {
+	reader, err := ringbuf.NewReader(g.coll.Maps[gateMapEvents])
+	if err != nil {
 		close(g.reading)
 		return nil, fmt.Errorf("exec gate: read the decisions: %w", err)
 	}
+	g.reader = reader
 	go g.read()
 	for name, program := range g.coll.Programs {
 		l, err := link.AttachLSM(link.LSMOptions{Program: program})
@@ -208,6 +213,7 @@ func (g *Gate) scope(root *unix.Stat_t) gateScope {
 		gateScopeFlagSCOPE_MOUNT:          p.Mounts,
 		gateScopeFlagSCOPE_PTRACE:         p.Ptrace,
 		gateScopeFlagSCOPE_RECORD_ALLOWED: p.RecordAllowed,
+		gateScopeFlagSCOPE_WOULD:          p.records(),
 	} {
 		if on {
 			s.Flags |= uint32(flag)
@@ -267,9 +273,9 @@ func (g *Gate) Close() error {
 	}
 	if g.reader != nil {
 		// What was decided is told, also at the end.
-		errs = append(errs, g.reader.Flush())
-		<-g.reading
+		g.Settle()
 		errs = append(errs, g.reader.Close())
+		<-g.reading
 	}
 	if g.coll != nil {
 		g.coll.Close()

@@ -31,7 +31,7 @@ type gateArgset struct {
 	_     structs.HostLayout
 	First uint64
 	Count uint32
-	Pad   uint32
+	Firm  uint32
 	Rules [16]gateArgRule
 }
 
@@ -129,6 +129,7 @@ const (
 	gateScopeFlagSCOPE_MOUNT          gateScopeFlag = 8
 	gateScopeFlagSCOPE_PTRACE         gateScopeFlag = 16
 	gateScopeFlagSCOPE_RECORD_ALLOWED gateScopeFlag = 32
+	gateScopeFlagSCOPE_WOULD          gateScopeFlag = 64
 )
 
 type gateTaskState struct {

@@ -14,7 +14,7 @@ func TestInVM(t *testing.T) {
 	if inguest.Inside() {
 		t.Skip("this is the VM")
 	}
-	inguest.Run(t, "^TestGuest", nil)
+	inguest.Run(t, "^TestGuest", inguest.Options{})
 }
 
 func TestGuestLoad(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,7 +75,7 @@ type Policy struct {
 	// UserNamespaces, Mounts and Ptrace are what the container may do although
 	// it has a gate.
 	UserNamespaces, Mounts, Ptrace bool
-	// RecordAllowed: programs that may run are recorded as well.
+	// RecordAllowed: programs that may run are recorded as well, each once.
 	RecordAllowed bool
 }
 
@@ -200,6 +201,15 @@ func ruleFromRequest(in *agent.ExecRule) (Rule, error) {
 // nothing restricts pays for nothing.
 func (p *Policy) Needed() bool {
 	return p != nil && (p.Image != nil || len(p.Lists) > 0 || len(p.Rules) > 0 || p.RecordAllowed)
+}
+
+// records reports whether nothing of it is enforced, and all is recorded.
+func (p *Policy) records() bool {
+	if p.Image != nil && !p.Image.Would {
+		return false
+	}
+	return !slices.ContainsFunc(p.Lists, func(l Reason) bool { return !l.Would }) &&
+		!slices.ContainsFunc(p.Rules, func(r Rule) bool { return r.Action != InList && !r.Would })
 }
 
 func (p *Policy) has(a Action) bool {

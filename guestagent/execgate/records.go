@@ -23,8 +23,9 @@ const (
 	// maxString bounds a string that the container chose.
 	maxString = 256
 
-	settleTries = 50
-	settlePause = 2 * time.Millisecond
+	// settleTime bounds how long Settle waits. Only a container that has decisions
+	// made all the time needs it.
+	settleTime = 2 * time.Second
 )
 
 var kinds = map[gateKind]string{
@@ -39,15 +40,27 @@ var decisions = map[gateDecision]string{
 	gateDecisionDECISION_ASK: "ask", gateDecisionDECISION_KILL: "kill",
 }
 
+// ring is the kernel's buffer of decisions.
+type ring interface {
+	// Read takes out the next one. It returns ringbuf.ErrFlushed once there is
+	// none left of those that were there when Flush was called.
+	Read() (ringbuf.Record, error)
+	Flush() error
+	Close() error
+}
+
 // read takes decisions out of the kernel's buffer until that is closed.
 func (g *Gate) read() {
 	defer close(g.reading)
 	for {
 		r, err := g.reader.Read()
-		if errors.Is(err, ringbuf.ErrClosed) || errors.Is(err, ringbuf.ErrFlushed) {
+		switch {
+		case errors.Is(err, ringbuf.ErrClosed):
 			return
-		}
-		if err != nil {
+		case errors.Is(err, ringbuf.ErrFlushed):
+			g.passed()
+			continue
+		case err != nil:
 			log.L.WithError(err).Error("exec gate: decisions are not told any more")
 			g.records.lose(1)
 			return
@@ -57,6 +70,9 @@ func (g *Gate) read() {
 			g.records.lose(1)
 			continue
 		}
+		if d.GetDecision() == decisions[gateDecisionDECISION_ALLOW] && !g.allowed.first(d.GetPath()) {
+			continue
+		}
 		g.records.put(d)
 		if g.seen != nil && d.GetKind() != "" {
 			g.seen(d, why)
@@ -64,25 +80,63 @@ func (g *Gate) read() {
 	}
 }
 
-// Settle returns when what was decided until now has been taken out of the
-// kernel's buffer, or soon, so that messages come before what follows them.
-func (g *Gate) Settle() {
-	for range settleTries {
-		if g.waiting() == 0 {
-			break
-		}
-		time.Sleep(settlePause)
+// once are the programs that were told of as allowed: that they run is worth a
+// record, and each of their runs is not. They are forgotten where there are too
+// many, and told again.
+type once map[string]struct{}
+
+func (o once) first(program string) bool {
+	if _, told := o[program]; told {
+		return false
+	}
+	if len(o) >= maxQueued {
+		clear(o)
+	}
+	o[program] = struct{}{}
+	return true
+}
+
+// barriers are those who wait until what was decided before they came is told.
+type barriers struct {
+	mu sync.Mutex
+	// fresh came since the buffer was last found empty, and due before.
+	fresh, due []chan struct{}
+}
+
+// passed is called where the buffer was flushed and all is told. That flush may
+// have begun before the last ones came to wait, for several are one: each waits
+// for one that began after it came, which is the next.
+func (g *Gate) passed() {
+	b := &g.barriers
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, told := range b.due {
+		close(told)
+	}
+	b.due, b.fresh = b.fresh, nil
+	if len(b.due) > 0 {
+		// It fails when the buffer is being closed, and then nobody waits.
+		_ = g.reader.Flush()
 	}
 }
 
-// waiting is how much of the kernel's buffer was not taken out yet.
-func (g *Gate) waiting() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return 0
+// Settle returns when what was decided until now has been told, or after a
+// moment, so that messages come before what follows them.
+func (g *Gate) Settle() {
+	told := make(chan struct{})
+	b := &g.barriers
+	b.mu.Lock()
+	b.fresh = append(b.fresh, told)
+	b.mu.Unlock()
+	if err := g.reader.Flush(); err != nil {
+		// It is closed, and was settled before.
+		return
 	}
-	return g.reader.AvailableBytes()
+	select {
+	case <-told:
+	case <-g.reading:
+	case <-time.After(settleTime):
+	}
 }
 
 func (g *Gate) decode(raw []byte) (*agent.Decision, Reason, error) {
@@ -102,6 +156,10 @@ func (g *Gate) decode(raw []byte) (*agent.Decision, Reason, error) {
 	}
 	d.Argv = argv(e.Argv[:min(int(e.ArgvLen), len(e.Argv))], int(e.Argc))
 	r := g.because(&e)
+	if e.Decision == gateDecisionDECISION_ALLOW {
+		// A rule about some of its runs did not forbid this one.
+		r = Reason{}
+	}
 	d.Rule, d.Origin = r.Rule, r.Origin
 	return d, r, nil
 }

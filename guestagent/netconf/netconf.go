@@ -147,7 +147,26 @@ func (s *Sandbox) Apply(ctx context.Context, state *agent.NetworkState) error {
 	if err := s.applyRoutesLocked(w); err != nil {
 		return err
 	}
+	if err := s.applyNeighborsLocked(w); err != nil {
+		return err
+	}
 	return s.applyDNSLocked(w.dns)
+}
+
+// applyNeighborsLocked tells the kernel the link-layer addresses that it need
+// not ask for. One that is not wanted any more is of no use and does no harm.
+func (s *Sandbox) applyNeighborsLocked(w wanted) error {
+	for _, n := range w.neighbors {
+		i := slices.IndexFunc(w.links, func(l link) bool { return l.name == n.link })
+		err := s.inside.NeighSet(&netlink.Neigh{
+			LinkIndex: s.cards[w.links[i].device], State: netlink.NUD_PERMANENT,
+			IP: n.address.AsSlice(), HardwareAddr: n.mac.hardware(),
+		})
+		if err != nil {
+			return fmt.Errorf("network: neighbor %s of %s: %w", n.address, n.link, err)
+		}
+	}
+	return nil
 }
 
 func (s *Sandbox) applyLinksLocked(ctx context.Context, w wanted) error {
@@ -373,6 +392,9 @@ func (s *Sandbox) applyAddresses(card netlink.Link, l link) error {
 		if p.Addr().Is6() {
 			// The host has had the address for itself since before the VM was.
 			addr.Flags = unix.IFA_F_NODAD
+		}
+		if l.routeless {
+			addr.Flags |= unix.IFA_F_NOPREFIXROUTE
 		}
 		if err := s.inside.AddrReplace(card, addr); err != nil {
 			return fmt.Errorf("add address %s: %w", p, err)

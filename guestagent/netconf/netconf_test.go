@@ -188,6 +188,36 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestEverythingByTheGateway is what a host asks for that judges all that leaves.
+func TestEverythingByTheGateway(t *testing.T) {
+	s := newSandbox(t)
+	plug(t, macA)
+	eth0 := iface("eth0", macA, macC, "172.17.0.2/16")
+	eth0.NoPrefixRoutes = true
+	apply(t, s, &agent.NetworkState{
+		Interfaces: []*agent.Interface{eth0},
+		Routes: []*agent.Route{
+			{Interface: "eth0", Destination: "172.17.0.1/32", Scope: unix.RT_SCOPE_LINK},
+			{Interface: "eth0", Destination: "172.17.0.0/16", Gateway: "172.17.0.1"},
+			{Interface: "eth0", Gateway: "172.17.0.1"},
+		},
+		Neighbors: []*agent.Neighbor{{Interface: "eth0", Address: "172.17.0.1", Mac: macB[:]}},
+	})
+	if got := s.routesTo(t, "172.17.0.0/16"); len(got) != 1 || got[0].Gw.String() != "172.17.0.1" {
+		t.Errorf("the route to the own network is %v", got)
+	}
+	l, _ := s.show(t, "eth0")
+	neighbors, err := s.inside.NeighList(l.Attrs().Index, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(neighbors, func(n netlink.Neigh) bool {
+		return n.IP.String() == "172.17.0.1" && n.State == netlink.NUD_PERMANENT && slices.Equal(n.HardwareAddr, macB.hardware())
+	}) {
+		t.Errorf("neighbors %v", neighbors)
+	}
+}
+
 func TestIPv6IsOffWithoutAnAddress(t *testing.T) {
 	s := newSandbox(t)
 	plug(t, macA)
@@ -343,8 +373,17 @@ func TestCheckRefuses(t *testing.T) {
 		"destination family": func(s *agent.NetworkState) { s.Routes[0].Destination = "fd00::/64" },
 		"scope":              func(s *agent.NetworkState) { s.Routes[0].Scope = 77 },
 		"metric":             func(s *agent.NetworkState) { s.Routes[0].Metric = 1 << 31 },
-		"too many routes":    func(s *agent.NetworkState) { s.Routes = make([]*agent.Route, maxRoutes+1) },
-		"too many links":     func(s *agent.NetworkState) { s.Interfaces = make([]*agent.Interface, maxInterfaces+1) },
+		"neighbor of another": func(s *agent.NetworkState) {
+			s.Neighbors = []*agent.Neighbor{{Interface: "eth1", Address: "10.0.0.1", Mac: macC[:]}}
+		},
+		"neighbor's address": func(s *agent.NetworkState) {
+			s.Neighbors = []*agent.Neighbor{{Interface: "eth0", Address: "10.0.0", Mac: macC[:]}}
+		},
+		"neighbor's MAC": func(s *agent.NetworkState) {
+			s.Neighbors = []*agent.Neighbor{{Interface: "eth0", Address: "10.0.0.1", Mac: macC[:5]}}
+		},
+		"too many routes": func(s *agent.NetworkState) { s.Routes = make([]*agent.Route, maxRoutes+1) },
+		"too many links":  func(s *agent.NetworkState) { s.Interfaces = make([]*agent.Interface, maxInterfaces+1) },
 	} {
 		s := ok()
 		change(s)

@@ -17,6 +17,7 @@ const (
 	maxInterfaces = 64
 	maxAddresses  = 64
 	maxRoutes     = 1024
+	maxNeighbors  = 1024
 )
 
 // mac is an Ethernet address.
@@ -26,9 +27,10 @@ func (m mac) hardware() net.HardwareAddr { return m[:] }
 
 // wanted is a NetworkState that was checked.
 type wanted struct {
-	links  []link
-	routes []route
-	dns    bool
+	links     []link
+	routes    []route
+	neighbors []neighbor
+	dns       bool
 }
 
 type link struct {
@@ -36,6 +38,8 @@ type link struct {
 	mac, device mac
 	mtu         int
 	addresses   []netip.Prefix
+	// routeless: the addresses make no routes.
+	routeless bool
 }
 
 func (l link) hasIPv6() bool {
@@ -50,6 +54,13 @@ type route struct {
 	scope       uint8
 	onlink      bool
 	metric      int
+}
+
+// neighbor is an address whose link-layer address is known.
+type neighbor struct {
+	link    string
+	address netip.Addr
+	mac     mac
 }
 
 func invalid(format string, args ...any) error {
@@ -87,6 +98,21 @@ func check(s *agent.NetworkState) (wanted, error) {
 			w.routes = append(w.routes, c)
 		}
 	}
+	if len(s.GetNeighbors()) > maxNeighbors {
+		return w, invalid("more than %d neighbors", maxNeighbors)
+	}
+	for _, n := range s.GetNeighbors() {
+		c := neighbor{link: n.GetInterface()}
+		var err error
+		if c.mac, err = checkMAC(n.GetMac()); err != nil {
+			return w, err
+		}
+		if c.address, err = netip.ParseAddr(n.GetAddress()); err != nil || !names[c.link] ||
+			c.address.Zone() != "" || c.address.Is4In6() || c.address.IsUnspecified() || c.address.IsMulticast() {
+			return w, invalid("neighbor %.60q of interface %.20q", n.GetAddress(), c.link)
+		}
+		w.neighbors = append(w.neighbors, c)
+	}
 	// A gateway must be reachable before a route by it can be: routes of links
 	// come first, then the narrow ones, the default last.
 	slices.SortStableFunc(w.routes, func(a, b route) int {
@@ -114,7 +140,7 @@ func (w wanted) automatic(r route) bool {
 		return true
 	}
 	for _, l := range w.links {
-		if l.name == r.link && slices.ContainsFunc(l.addresses, func(p netip.Prefix) bool { return p.Masked() == r.destination }) {
+		if l.name == r.link && !l.routeless && slices.ContainsFunc(l.addresses, func(p netip.Prefix) bool { return p.Masked() == r.destination }) {
 			return true
 		}
 	}
@@ -122,7 +148,7 @@ func (w wanted) automatic(r route) bool {
 }
 
 func checkLink(i *agent.Interface) (link, error) {
-	l := link{name: i.GetName(), mtu: int(i.GetMtu())}
+	l := link{name: i.GetName(), mtu: int(i.GetMtu()), routeless: i.GetNoPrefixRoutes()}
 	if !validName(l.name) {
 		return l, invalid("interface name %.20q", l.name)
 	}

@@ -190,11 +190,11 @@ func (s *Service) Processes(_ context.Context, req *agent.ProcessesRequest) (*ag
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.Processes()
+	list, more, err := c.Processes()
 	if err != nil {
 		return nil, err
 	}
-	return &agent.ProcessesResponse{Processes: list}, nil
+	return &agent.ProcessesResponse{Processes: list, More: uint32(more)}, nil
 }
 
 // Pause implements the protocol.

@@ -52,7 +52,8 @@ func Validate(s *agent.Stdio) error {
 // Process is one process's stdin, stdout and stderr. It is used in this order:
 // Open, Set and Started around the start of the process (or, with a terminal,
 // Terminal), then Drain when it has exited, and Close in the end, whatever
-// happened before.
+// happened before. Where there is something to Note, Hold comes before the start
+// and Release before Drain.
 type Process struct {
 	terminal bool
 	conns    map[stream.Kind]net.Conn
@@ -60,6 +61,11 @@ type Process struct {
 	child [3]*os.File
 	// ours is the other end of each.
 	ours [3]*os.File
+	// hold: held is wanted.
+	hold bool
+	// held is a writing end of stderr, or of the terminal, that keeps it from
+	// ending.
+	held *os.File
 
 	pty    *os.File
 	input  *Input
@@ -124,9 +130,25 @@ func (p *Process) Set(cmd *exec.Cmd) {
 // IsTerminal reports whether the process is to have a terminal.
 func (p *Process) IsTerminal() bool { return p.terminal }
 
+// Hold has stderr, or the terminal, stay open for Note until Release, whoever of
+// the process's has closed it or is gone. It is called before Started or
+// Terminal.
+func (p *Process) Hold() { p.hold = true }
+
+// Release ends what Hold began: there is nothing to note any more. What was
+// noted is among the output that Drain waits for.
+func (p *Process) Release() {
+	if p.held != nil {
+		_ = p.held.Close()
+	}
+}
+
 // Started begins to carry, without a terminal. The process has its descriptors
 // by now.
 func (p *Process) Started() error {
+	if p.hold && p.ours[2] != nil {
+		p.held, p.child[2] = p.child[2], nil
+	}
 	p.closeChild()
 	if f := p.ours[0]; f != nil {
 		p.input = NewInput(p.conns[stream.Stdin], f, false)
@@ -170,9 +192,22 @@ func (p *Process) Terminal(pty *os.File) error {
 	if err != nil {
 		return fmt.Errorf("terminal: %w", err)
 	}
+	if p.hold {
+		p.holdTerminal(o)
+	}
 	p.stdout = o
 	p.run.Go(o.Run)
 	return nil
+}
+
+// holdTerminal leaves it where it cannot be opened: a line that may be missing
+// is no reason to end a process.
+func (p *Process) holdTerminal(o *Output) {
+	_ = o.raw.Control(func(pty uintptr) {
+		if fd, err := peer(int(pty)); err == nil {
+			p.held = os.NewFile(uintptr(fd), "terminal")
+		}
+	})
 }
 
 // Resize sets the size of the terminal, in characters.
@@ -209,6 +244,7 @@ func (p *Process) Wait() { p.run.Wait() }
 func (p *Process) Close() {
 	p.closed.Do(func() {
 		p.closeChild()
+		p.Release()
 		p.CloseInput()
 		for _, o := range []*Output{p.stdout, p.stderr} {
 			if o != nil {

@@ -76,7 +76,7 @@ func (s host) trial(ctx context.Context, c Config, h hypervisor.Hypervisor) (fin
 		slow := errors.Is(err, context.DeadlineExceeded) && !pvm
 		return finding{"a trial guest did not start: " + err.Error(), slow}, nil
 	}
-	if !ends(trying, vm) && ctx.Err() == nil && hypervisor.ConsoleTail(console) != "" {
+	if !ends(trying, vm) && ctx.Err() == nil && hypervisor.ConsoleTail(console, hypervisor.ConsoleShown) != "" {
 		// A guest that has said something does run, if slowly.
 		longer, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
@@ -104,7 +104,7 @@ func (s host) trial(ctx context.Context, c Config, h hypervisor.Hypervisor) (fin
 
 // lastLines is the end of a console, as it goes on a problem.
 func lastLines(console string) string {
-	if tail := hypervisor.ConsoleTail(console); tail != "" {
+	if tail := hypervisor.ConsoleTail(console, hypervisor.ConsoleShown); tail != "" {
 		return "; the end of its console:\n" + tail
 	}
 	return ""

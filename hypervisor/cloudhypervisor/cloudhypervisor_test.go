@@ -145,7 +145,7 @@ func TestStartMakesItsCallsInOrder(t *testing.T) {
 		t.Errorf("asked %s\nwant %s", got, want)
 	}
 	for _, part := range []string{
-		`"cmdline":"console=hvc0 quiet panic=-1 root=/dev/vda ro rootfstype=erofs nanoclaw.word=1"`,
+		`"cmdline":"console=hvc0 loglevel=5 panic=-1 root=/dev/vda ro rootfstype=erofs nanoclaw.word=1"`,
 		`"shared":true`, `"readonly":true`, `"image_type":"Raw"`, `"pvpanic":true`, `"serial":{"mode":"Off"}`,
 	} {
 		if !strings.Contains(h.asked(), part) {

@@ -65,7 +65,7 @@ func checkMTU(n hypervisor.NIC) error {
 // then the caller's words. A panic resets at once, so that it is seen by that
 // event should the panic's own be missing.
 func cmdline(c hypervisor.Config) string {
-	words := []string{"console=hvc0", "quiet", "panic=-1", "root=/dev/vda", "ro", "rootfstype=erofs"}
+	words := []string{"console=hvc0", "loglevel=5", "panic=-1", "root=/dev/vda", "ro", "rootfstype=erofs"}
 	return strings.Join(append(words, c.Cmdline...), " ")
 }
 

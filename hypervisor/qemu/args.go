@@ -97,7 +97,7 @@ func arguments(accel Accel, c hypervisor.Config, fd descriptors) []string {
 // then the caller's words.
 func cmdline(accel Accel, c hypervisor.Config) string {
 	words := []string{
-		"console=hvc0", "quiet", "panic=-1",
+		"console=hvc0", "loglevel=5", "panic=-1",
 		"root=/dev/vda", "ro", "rootfstype=erofs",
 	}
 	if accel == TCG {

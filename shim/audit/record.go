@@ -29,7 +29,7 @@ const (
 	Boundary Event = "boundary"
 	// Lost says that there should be more records than there are.
 	Lost Event = "lost"
-	// LogFile is about the log's own files: begin, rotate, prune.
+	// LogFile is about the log itself: begin, rotate, prune, checked.
 	LogFile Event = "log"
 )
 
@@ -52,6 +52,8 @@ const (
 	ActionBegin = "begin"
 	// ActionRotate is the last record of a file.
 	ActionRotate = "rotate"
+	// ActionChecked is written to see that the log can be.
+	ActionChecked = "checked"
 	// ActionPrune names a file that is removed because the log is full.
 	ActionPrune = "prune"
 	// ActionDropped counts records that came faster than they may.

@@ -6,14 +6,16 @@ import (
 )
 
 func TestLoadAudit(t *testing.T) {
-	want := Default()
+	path := write(t, "audit:\n  on_full: continue\n  max_size: 1m\n  keep: 3\n")
+	want := defaults(path)
 	want.Audit.OnFull, want.Audit.MaxSize, want.Audit.Keep = OnFullContinue, 1<<20, 3
-	c, err := Load(write(t, "audit:\n  on_full: continue\n  max_size: 1m\n  keep: 3\n"))
+	c, err := Load(path)
 	if err != nil || c != want {
 		t.Errorf("%+v, %v; want %+v: what is not said has its default", c, err, want)
 	}
 	for _, content := range []string{"audit:\n", "audit: {}\n", "hypervisor: auto\naudit:\n"} {
-		if c, err := Load(write(t, content)); err != nil || c != Default() {
+		path := write(t, content)
+		if c, err := Load(path); err != nil || c != defaults(path) {
 			t.Errorf("Load(%q) = %+v, %v; want the default", content, c, err)
 		}
 	}

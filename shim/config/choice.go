@@ -2,9 +2,8 @@ package config
 
 import "github.com/nanoclaw/nanoclaw/hypervisor/choose"
 
-// Choice is what a hypervisor is chosen by. file is the configuration's, for
-// messages.
-func (c Config) Choice(file string) choose.Config {
+// Choice is what a hypervisor is chosen by.
+func (c Config) Choice() choose.Config {
 	return choose.Config{
 		Hypervisor:       c.Hypervisor,
 		AllowEmulation:   c.AllowEmulation,
@@ -14,6 +13,6 @@ func (c Config) Choice(file string) choose.Config {
 		Kernel:           c.Kernel,
 		Image:            c.Image,
 		Dir:              c.RunDir,
-		File:             file,
+		File:             c.File,
 	}
 }

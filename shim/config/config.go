@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,6 +64,9 @@ type Config struct {
 
 	// Audit is where it is recorded what containers do.
 	Audit Audit `yaml:"audit"`
+
+	// File is where this is from, or would be, for messages.
+	File string `yaml:"-"`
 }
 
 // Size is a number of bytes, written as in Docker: 512m, 2g.
@@ -86,6 +90,7 @@ func Default() Config {
 		DefaultMemory:    2 << 30,
 		BootTimeout:      Duration(60 * time.Second),
 		Audit:            defaultAudit(),
+		File:             DefaultPath,
 	}
 }
 
@@ -104,6 +109,7 @@ func Load(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("nanoclaw configuration: %w", err)
 	}
+	c.File = path
 	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
 	if err != nil {
@@ -168,6 +174,12 @@ func (s *Size) UnmarshalYAML(data []byte) error {
 	*s = Size(n)
 	return nil
 }
+
+// MarshalYAML writes a size in bytes.
+func (s Size) MarshalYAML() ([]byte, error) { return strconv.AppendInt(nil, int64(s), 10), nil }
+
+// MarshalYAML writes a duration as UnmarshalYAML reads it.
+func (d Duration) MarshalYAML() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
 // UnmarshalYAML reads a duration as time.ParseDuration does.
 func (d *Duration) UnmarshalYAML(data []byte) error {

@@ -17,22 +17,34 @@ func write(t *testing.T, content string) string {
 	return path
 }
 
+// defaults are what a file that says nothing leaves.
+func defaults(file string) Config {
+	c := Default()
+	c.File = file
+	return c
+}
+
 func TestLoad(t *testing.T) {
-	c, err := Load(write(t, "hypervisor: qemu\nallow_emulation: true\ndefault_memory: 512m\nboot_timeout: 90s\n"))
+	path := write(t, "hypervisor: qemu\nallow_emulation: true\ndefault_memory: 512m\nboot_timeout: 90s\n")
+	c, err := Load(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Default()
+	want := defaults(path)
 	want.Hypervisor, want.AllowEmulation = "qemu", true
 	want.DefaultMemory, want.BootTimeout = 512<<20, Duration(90*time.Second)
 	if c != want {
 		t.Fatalf("got %+v, want %+v", c, want)
 	}
+	if file := c.Choice().File; file != path {
+		t.Errorf("what is said of the choice names %s, not %s", file, path)
+	}
 }
 
 func TestLoadEmptyFileIsDefault(t *testing.T) {
 	for _, content := range []string{"", "\n", "# only a comment\n"} {
-		if c, err := Load(write(t, content)); err != nil || c != Default() {
+		path := write(t, content)
+		if c, err := Load(path); err != nil || c != defaults(path) {
 			t.Errorf("Load(%q) = %+v, %v; want the default", content, c, err)
 		}
 	}

@@ -17,11 +17,17 @@ const DefaultPolicy = "/etc/nanoclaw/policy.yaml"
 // Enforced is what this version's shim and guest enforce besides mounts and
 // limits. A container whose policy needs more is refused. Each part that
 // enforces something adds its capability here, and nowhere else.
-var Enforced = annotations.Enforced{annotations.CapExec, annotations.CapReadonlyTools}
+var Enforced = annotations.Enforced{annotations.CapExec, annotations.CapReadonlyTools, annotations.CapHide, annotations.CapLifetime, annotations.CapNetwork, annotations.CapAudit}
 
 // Private are the folders and files of this host that no container may be given:
 // who can write there can rewrite what containers may do, or did.
-func (c *Config) Private() []string { return []string{c.Audit.Dir, c.RunDir, c.Policy} }
+func (c *Config) Private() []string {
+	return []string{c.Audit.Dir, c.RunDir, c.Policy, c.SignOff()}
+}
+
+// SignOff is the file that says who has reviewed the policy file. Nothing that
+// the runtime decides depends on it.
+func (c *Config) SignOff() string { return c.Policy + ".signed-off" }
 
 // LoadPolicy reads the host's policy file. Where there is none at the default
 // place the result is nil, which is the baseline; one that the configuration

@@ -24,8 +24,9 @@ import (
 // Container is a container that runs in a VM.
 type Container struct {
 	sandbox.Info
-	// MemoryUsed is what the VM holds of the host's memory, in bytes; negative
-	// where that is not known: the VM is just being started, or has ended.
+	// MemoryUsed is what the VM holds of the host's memory, in bytes, for all that
+	// are in it; negative where that is not known: the VM is just being started, or
+	// has ended.
 	MemoryUsed int64 `json:"memory_used"`
 	// Violations is how often it tried, by the audit log, what it may not;
 	// negative where there is no log.
@@ -69,13 +70,15 @@ func Write(w io.Writer, containers []Container, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	_, _ = fmt.Fprintln(t, "CONTAINER\tAGENT\tMODE\tVM\tMEMORY\tUP\tVIOLATIONS") // Flush has the error
 	for _, c := range containers {
-		id := c.ID
-		if len(id) > 12 {
-			id = id[:12]
-		}
-		vm := c.Hypervisor
-		if !c.Isolates {
-			vm += ", no isolation"
+		// What a VM has is told once.
+		vm, memory := "that of "+short(c.Sandbox), "-"
+		if c.Sandbox == "" {
+			vm = c.Hypervisor
+			if !c.Isolates {
+				vm += ", no isolation"
+			}
+			vm = fmt.Sprintf("%s, %d CPU", vm, c.CPUs)
+			memory = size(c.MemoryUsed) + " of " + size(c.Memory)
 		}
 		violations := "?"
 		if c.Violations >= 0 {
@@ -85,11 +88,14 @@ func Write(w io.Writer, containers []Container, now time.Time) error {
 		if agent == "" {
 			agent = "-"
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s, %d CPU\t%s of %s\t%s\t%s\n", // Flush has the error
-			id, agent, c.Mode, vm, c.CPUs, size(c.MemoryUsed), size(c.Memory), now.Sub(c.Began).Round(time.Second), violations)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", // Flush has the error
+			short(c.ID), agent, c.Mode, vm, memory, now.Sub(c.Began).Round(time.Second), violations)
 	}
 	return t.Flush()
 }
+
+// short is an id as Docker prints it.
+func short(id string) string { return id[:min(len(id), 12)] }
 
 // size writes bytes as people do.
 func size(n int64) string {

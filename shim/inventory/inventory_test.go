@@ -57,12 +57,14 @@ func TestWrite(t *testing.T) {
 	if err := Write(&b, []Container{
 		{Info: sandbox.Info{ID: "0123456789abcdef", Mode: "enforce", Hypervisor: "cloud-hypervisor", Isolates: true, CPUs: 4, Memory: 2 << 30, Began: now.Add(-90 * time.Second)}, MemoryUsed: 300 << 20},
 		{Info: sandbox.Info{ID: "b", Agent: "sales", Mode: "audit", Hypervisor: "qemu (emulation)", CPUs: 1, Memory: 32 << 30, Began: now}, MemoryUsed: -1, Violations: -1},
+		{Info: sandbox.Info{ID: "c", Mode: "enforce", Sandbox: "0123456789abcdef", Began: now}, MemoryUsed: 300 << 20},
 	}, now); err != nil {
 		t.Fatal(err)
 	}
 	want := `CONTAINER      AGENT   MODE      VM                                      MEMORY               UP      VIOLATIONS
 0123456789ab   -       enforce   cloud-hypervisor, 4 CPU                 300 MiB of 2.0 GiB   1m30s   0
 b              sales   audit     qemu (emulation), no isolation, 1 CPU   ? of 32 GiB          0s      ?
+c              -       enforce   that of 0123456789ab                    -                    0s      0
 `
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)

@@ -15,6 +15,8 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Namespace is a network namespace to start a process in. Enter moves the
@@ -72,8 +74,8 @@ func start(cmd *exec.Cmd, ns Namespace) (err error) {
 	return cmd.Start()
 }
 
-// Start starts cmd within ns (nil: the shim's own namespace) and takes it into
-// cg (nil: none). A process that could not be taken is killed and reaped.
+// Start starts cmd within ns (nil: the shim's own namespace), lets it leave no
+// core dump, and takes it into cg (nil: none). A process that could not be taken is killed and reaped.
 func (l *Launcher) Start(cmd *exec.Cmd, ns Namespace, cg Joiner) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -86,6 +88,12 @@ func (l *Launcher) Start(cmd *exec.Cmd, ns Namespace, cg Joiner) error {
 	l.requests <- r
 	if err := <-r.result; err != nil {
 		return err
+	}
+	// What it holds of the guest's memory, secrets among it, must not come to lie
+	// on the host's disk. It has not had anything of the guest's yet.
+	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil); err != nil && !errors.Is(err, unix.ESRCH) {
+		err = fmt.Errorf("forbid core dumps of %s: %w", cmd.Path, err)
+		return errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
 	}
 	if cg == nil {
 		return nil

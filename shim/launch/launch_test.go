@@ -85,3 +85,16 @@ func TestStartReportsAMissingProgram(t *testing.T) {
 		t.Fatalf("got %v, want ErrNotExist", err)
 	}
 }
+
+// A dump of one would have what it holds of the guest.
+func TestNoCoreDump(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := New().Start(cmd, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	var limit unix.Rlimit
+	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_CORE, nil, &limit); err != nil || limit.Cur != 0 || limit.Max != 0 {
+		t.Errorf("%+v, %v", limit, err)
+	}
+}

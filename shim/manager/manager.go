@@ -45,6 +45,9 @@ const socketFile = "nanoclaw-socket"
 // when "start" began, in nanoseconds since 1970.
 const childEnv = "NANOCLAW_SHIM_CHILD"
 
+// addressEnv tells the shim that serves where it does.
+const addressEnv = "NANOCLAW_SHIM_ADDRESS"
+
 // Manager implements shim.Manager.
 type Manager struct{}
 
@@ -109,7 +112,7 @@ func (Manager) Start(ctx context.Context, id string, opts shim.StartOpts) (_ shi
 		args = append(args, "-debug")
 	}
 	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), childEnv+"="+strconv.FormatInt(began.At().UnixNano(), 10))
+	cmd.Env = append(os.Environ(), childEnv+"="+strconv.FormatInt(began.At().UnixNano(), 10), addressEnv+"="+address)
 	cmd.ExtraFiles = []*os.File{file}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid: true,
@@ -147,6 +150,9 @@ func Began() time.Time {
 	}
 	return time.Unix(0, ns)
 }
+
+// Address is where this process serves, if "start" left it serving.
+func Address() string { return os.Getenv(addressEnv) }
 
 // rememberConfig keeps the path of the configuration in the bundle.
 func rememberConfig(options io.Reader) error {
@@ -189,9 +195,12 @@ func (Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	return status, nil
 }
 
+// removeSocket removes the socket of a shim that is gone. One that lives on for
+// containers that joined the network of the one in the bundle still serves there:
+// a restarted containerd, and nanoclaw top, look for it.
 func removeSocket(bundle string) error {
 	address, err := os.ReadFile(filepath.Join(bundle, socketFile))
-	if err == nil {
+	if err == nil && !shim.CanConnect(string(address)) {
 		err = shim.RemoveSocket(string(address))
 	}
 	if errors.Is(err, os.ErrNotExist) {

@@ -366,3 +366,35 @@ func TestInfo(t *testing.T) {
 		t.Fatalf("-info wrote %v, %v", &told, err)
 	}
 }
+
+// A shim that goes on for another container keeps its socket, a dead one does not.
+func TestRemoveSocket(t *testing.T) {
+	bundle := t.TempDir()
+	if err := removeSocket(bundle); err != nil {
+		t.Errorf("of a container that joined: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	if err := os.WriteFile(filepath.Join(bundle, socketFile), []byte("unix://"+path), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := removeSocket(bundle); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the socket of a shim that serves was removed: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeSocket(bundle); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("the socket of a dead shim is left: %v", err)
+	}
+}

@@ -46,15 +46,16 @@ const (
 // The guest is not trusted: it decides what is asked but not whom, and what it
 // can hold up is bounded. An error is a broken stream, never a broken question.
 func RelayDNS(ctx context.Context, ns *Namespace, conn net.Conn) error {
-	return relayDNS(ctx, conn, func(ctx context.Context, m stream.DNSMessage) ([]byte, error) {
-		return ask(ctx, ns, netip.AddrPortFrom(resolver, resolverPort), m)
+	return RelayDNSTo(ctx, conn, func(ctx context.Context, m stream.DNSMessage) ([]byte, error) {
+		return AskServer(ctx, ns, resolver, m)
 	})
 }
 
-// asker returns the answer to a question.
-type asker func(ctx context.Context, m stream.DNSMessage) ([]byte, error)
+// Asker returns the answer to a question. An error is told as "server failure".
+type Asker func(ctx context.Context, m stream.DNSMessage) ([]byte, error)
 
-func relayDNS(ctx context.Context, conn net.Conn, ask asker) (err error) {
+// RelayDNSTo is RelayDNS with another one to ask.
+func RelayDNSTo(ctx context.Context, conn net.Conn, ask Asker) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	// Closing conn is what ends a read or a write that is under way.
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -132,7 +133,11 @@ func failure(question []byte) []byte {
 	return m
 }
 
-// ask sends one question to a server as seen from ns.
+// AskServer sends one question to a name server as seen from ns.
+func AskServer(ctx context.Context, ns *Namespace, server netip.Addr, m stream.DNSMessage) ([]byte, error) {
+	return ask(ctx, ns, netip.AddrPortFrom(server, resolverPort), m)
+}
+
 func ask(ctx context.Context, ns *Namespace, server netip.AddrPort, m stream.DNSMessage) ([]byte, error) {
 	network := "udp"
 	if m.Transport == stream.TCP {

@@ -30,12 +30,12 @@ func reply(question []byte, extra ...byte) []byte {
 }
 
 // relay runs a relay and returns the guest's end of its stream.
-func relay(t *testing.T, ask asker) (guest net.Conn, ended <-chan error) {
+func relay(t *testing.T, ask Asker) (guest net.Conn, ended <-chan error) {
 	t.Helper()
 	guest, host := net.Pipe()
 	result := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { result <- relayDNS(ctx, host, ask) }()
+	go func() { result <- RelayDNSTo(ctx, host, ask) }()
 	t.Cleanup(func() {
 		cancel()
 		_ = guest.Close()
@@ -164,7 +164,7 @@ func TestRelayEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- relayDNS(ctx, host, func(ctx context.Context, _ stream.DNSMessage) ([]byte, error) {
+		ended <- RelayDNSTo(ctx, host, func(ctx context.Context, _ stream.DNSMessage) ([]byte, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		})
@@ -369,7 +369,7 @@ func FuzzRelay(f *testing.F) {
 			_, _ = guest.Write(raw)
 			_ = guest.Close()
 		}()
-		_ = relayDNS(t.Context(), host, func(_ context.Context, m stream.DNSMessage) ([]byte, error) {
+		_ = RelayDNSTo(t.Context(), host, func(_ context.Context, m stream.DNSMessage) ([]byte, error) {
 			if !isQuestion(m.Message) {
 				t.Errorf("asked %x", m.Message)
 			}

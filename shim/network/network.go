@@ -26,6 +26,8 @@ type Plugger interface {
 type Network struct {
 	ns    *Namespace
 	relay func() bool
+	// gateway is nil where frames pass unchanged.
+	gateway *passage
 
 	mu sync.Mutex
 	vm Plugger
@@ -80,6 +82,14 @@ func (n *Network) addTap() (*tap, error) {
 	if err != nil {
 		return nil, err
 	}
+	if n.gateway != nil {
+		// From its first moment on: there is no time at which the guest could
+		// speak to the namespace itself.
+		n.loaded = true
+		if err := shutTap(n.ns, t); err != nil {
+			return nil, errors.Join(fmt.Errorf("shut the VM's NIC: %w", err), CheckGateway(), t.release())
+		}
+	}
 	n.taps = append(n.taps, t)
 	return t, nil
 }
@@ -125,18 +135,42 @@ func (n *Network) wire(ctx context.Context) (*agent.NetworkState, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.load(bound); err != nil {
-		return nil, err
-	}
-	state, err := v.state(bound)
+	state, err := n.join(v, bound)
 	if err != nil {
 		return nil, err
 	}
-	state.RelayDns = n.relay()
 	n.last = proto.CloneOf(state)
 	if len(state.Interfaces) == 0 && !state.RelayDns {
 		return nil, nil
 	}
+	return state, nil
+}
+
+// join loads the rules for the bindings, and returns what the guest shall have.
+func (n *Network) join(v view, bound []binding) (*agent.NetworkState, error) {
+	if n.gateway == nil {
+		if err := n.load(bound); err != nil {
+			return nil, err
+		}
+		state, err := v.state(bound)
+		if err != nil {
+			return nil, err
+		}
+		state.RelayDns = n.relay()
+		return state, nil
+	}
+	c, err := n.cross(v, bound)
+	if err != nil {
+		return nil, err
+	}
+	if n.gateway.Closed {
+		return &agent.NetworkState{}, nil
+	}
+	state, err := v.gatewayState(c)
+	if err != nil {
+		return nil, err
+	}
+	state.RelayDns = n.relay()
 	return state, nil
 }
 
@@ -251,7 +285,11 @@ func (n *Network) unload() error {
 	if !n.loaded {
 		return nil
 	}
-	if err := unloadRules(n.ns); err != nil {
+	unload := func() error { return unloadRules(n.ns) }
+	if n.gateway != nil {
+		unload = n.uncross
+	}
+	if err := unload(); err != nil {
 		return err
 	}
 	n.loaded = false

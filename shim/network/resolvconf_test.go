@@ -1,6 +1,7 @@
 package network
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -43,6 +44,21 @@ func FuzzResolvConf(f *testing.F) {
 		// A line before it changes nothing.
 		if len(content) < maxResolvConf/2 && ResolvConfNeedsRelay(append([]byte("search example\n"), content...)) != needed {
 			t.Errorf("%q is read differently after another line", content)
+		}
+	})
+}
+
+// FuzzNameServers: a container can write its resolv.conf.
+func FuzzNameServers(f *testing.F) {
+	f.Add([]byte("nameserver 127.0.0.11\noptions ndots:0\n"))
+	f.Add([]byte("# nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver 1\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		all := NameServers(content)
+		if len(all) > maxServers {
+			t.Errorf("%d name servers", len(all))
+		}
+		if needs := ResolvConfNeedsRelay(content); needs != slices.ContainsFunc(all, IsEngineResolver) {
+			t.Errorf("needs a relay: %v, of %v", needs, all)
 		}
 	})
 }

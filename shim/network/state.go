@@ -34,11 +34,16 @@ func (v view) state(bound []binding) (*agent.NetworkState, error) {
 		}
 		s.Routes = append(s.Routes, routes...)
 	}
-	// A gateway must be reachable before a route by it can be added.
-	slices.SortStableFunc(s.Routes, func(a, b *agent.Route) int {
+	sortRoutes(s.Routes)
+	return s, nil
+}
+
+// sortRoutes puts routes in an order in which they can be added: a gateway must
+// be reachable before a route by it.
+func sortRoutes(routes []*agent.Route) {
+	slices.SortStableFunc(routes, func(a, b *agent.Route) int {
 		return cmp.Compare(min(len(a.Gateway), 1), min(len(b.Gateway), 1))
 	})
-	return s, nil
 }
 
 func (v view) addresses(l link) []string {

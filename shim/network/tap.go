@@ -24,7 +24,8 @@ type tap struct {
 	id    string
 	name  string
 	index int
-	mac   net.HardwareAddr
+	// mac is the guest's end's, hostMAC that of the device itself.
+	mac, hostMAC net.HardwareAddr
 	// file is nil once the VM has the device. The tap is not persistent: it
 	// goes when the last descriptor of it is closed, and so with the VM.
 	file *os.File
@@ -81,7 +82,7 @@ func (t *tap) open() (err error) {
 	if err := disableIPv6(t.name); err != nil {
 		return err
 	}
-	if t.index, err = linkUp(t.name, tapMTU); err != nil {
+	if t.index, t.hostMAC, err = linkUp(t.name, tapMTU); err != nil {
 		return err
 	}
 	t.file = os.NewFile(uintptr(fd), path)

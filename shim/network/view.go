@@ -86,20 +86,20 @@ func readOnce(h *netlink.Handle) (view, error) {
 	return v, nil
 }
 
-// linkUp sets a link's MTU, brings it up and returns its index. It acts in the
-// calling thread's namespace.
-func linkUp(name string, mtu int) (int, error) {
+// linkUp sets a link's MTU, brings it up and returns its index and its address.
+// It acts in the calling thread's namespace.
+func linkUp(name string, mtu int) (int, net.HardwareAddr, error) {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
-		return 0, fmt.Errorf("find %s: %w", name, err)
+		return 0, nil, fmt.Errorf("find %s: %w", name, err)
 	}
 	if err := netlink.LinkSetMTU(l, mtu); err != nil {
-		return 0, fmt.Errorf("set the MTU of %s: %w", name, err)
+		return 0, nil, fmt.Errorf("set the MTU of %s: %w", name, err)
 	}
 	if err := netlink.LinkSetUp(l); err != nil {
-		return 0, fmt.Errorf("bring %s up: %w", name, err)
+		return 0, nil, fmt.Errorf("bring %s up: %w", name, err)
 	}
-	return l.Attrs().Index, nil
+	return l.Attrs().Index, l.Attrs().HardwareAddr, nil
 }
 
 func loopbackUp() error {

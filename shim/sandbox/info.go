@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
@@ -22,6 +23,11 @@ type Info struct {
 	// ID and Namespace are containerd's.
 	ID        string `json:"id"`
 	Namespace string `json:"namespace,omitempty"`
+	// Sandbox is the id of the container whose VM it is in, where that is another
+	// one: it has joined that one's network.
+	Sandbox string `json:"sandbox,omitempty"`
+	// Address is where its shim serves.
+	Address string `json:"address,omitempty"`
 	// Cgroup is the VM's, below the mount point.
 	Cgroup string `json:"cgroup"`
 	// Shared is set once another container has joined: the VM may outlive the
@@ -72,9 +78,69 @@ func readJSON(what, file string, limit int64, v any) error {
 	return nil
 }
 
-// List returns the sandboxes of a host, by their run directories below base. One
-// that cannot be read does not hide the others: its error is returned beside them.
+// List returns the containers of a host, by the run directories of their VMs
+// below base. What cannot be read does not hide the others: its error is returned
+// beside them.
 func List(base string) ([]Info, error) {
+	vms, err := list(base)
+	errs := []error{err}
+	var all []Info
+	for _, vm := range vms {
+		in, err := newRundir(base, vm.Namespace, vm.ID).containers(vm)
+		all, errs = append(all, in...), append(errs, err)
+	}
+	return all, errors.Join(errs...)
+}
+
+// containers are those in a VM, by what is noted of their policies. The first one
+// may be gone while others that joined it go on.
+func (d rundir) containers(vm Info) ([]Info, error) {
+	if !vm.Shared {
+		return []Info{vm}, nil
+	}
+	files, err := filepath.Glob(d.policy("*"))
+	if err != nil {
+		return []Info{vm}, fmt.Errorf("look for the containers of the VM of %s: %w", vm.ID, err)
+	}
+	var all []Info
+	var errs []error
+	for _, file := range files {
+		one := vm
+		one.ID = strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), policyPrefix), policySuffix)
+		if one.ID != vm.ID {
+			if err := one.joined(vm.ID, file); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		all = append(all, one)
+	}
+	if len(all) == 0 {
+		// It is being removed, or its first container is not made yet.
+		all = []Info{vm}
+	}
+	return all, errors.Join(errs...)
+}
+
+// joined makes the record of a VM that of a container that is in it, of which
+// file is the policy.
+func (i *Info) joined(owner, file string) error {
+	i.Sandbox = owner
+	i.Agent, i.Policy, i.Mode = "", "", ""
+	st, err := os.Stat(file)
+	if err != nil {
+		return fmt.Errorf("look at the container %s: %w", i.ID, err)
+	}
+	i.Began = st.ModTime()
+	p, err := readPolicy(file)
+	if err != nil {
+		return fmt.Errorf("look at the container %s: %w", i.ID, err)
+	}
+	i.Agent, i.Policy, i.Mode = p.Agent, p.Digest(), p.Mode
+	return nil
+}
+
+// list returns the VMs of a host.
+func list(base string) ([]Info, error) {
 	entries, err := os.ReadDir(base)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -107,7 +173,7 @@ func Owner(base, namespace, path string) (string, error) {
 		return "", err
 	}
 	// A record that cannot be read is not that of a VM that runs.
-	all, _ := List(base)
+	all, _ := list(base)
 	for _, info := range all {
 		if info.Namespace == namespace && info.Network == wanted {
 			return info.ID, nil

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
@@ -48,6 +50,65 @@ func TestInfoOfRunDirectories(t *testing.T) {
 	}
 	if left, err := Destroy(bundle, "moby", "c1"); err != nil || left != nil {
 		t.Errorf("%+v, %v of what is gone", left, err)
+	}
+}
+
+// Each container of a VM is listed, with a policy of its own, and one that is gone
+// is not.
+func TestContainersOfAVM(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "run")
+	d := newRundir(base, "moby", "c1")
+	vm := Info{ID: "c1", Namespace: "moby", Agent: "sales", Policy: "d1", Mode: "audit", Address: "unix:///s"}
+	if err := d.make(vm); err != nil {
+		t.Fatal(err)
+	}
+	p, err := annotations.ForAgent(nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := func() string {
+		t.Helper()
+		all, err := List(base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text []string
+		for _, c := range all {
+			text = append(text, c.ID+":"+c.Sandbox+":"+c.Agent+":"+string(c.Mode)+":"+c.Address)
+		}
+		return strings.Join(text, " ")
+	}
+	check := func(want string) {
+		t.Helper()
+		if got := ids(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if err := d.notePolicy("c1", p); err != nil {
+		t.Fatal(err)
+	}
+	check("c1::sales:audit:unix:///s")
+	vm.Shared = true
+	if err := errors.Join(d.write(vm), d.notePolicy("c2", p)); err != nil {
+		t.Fatal(err)
+	}
+	check("c1::sales:audit:unix:///s c2:c1::enforce:unix:///s")
+	if err := d.forgetPolicy("c1"); err != nil {
+		t.Fatal(err)
+	}
+	check("c2:c1::enforce:unix:///s")
+	if owner, err := Owner(base, "moby", "/proc/self/ns/net"); err != nil || owner != "" {
+		t.Errorf("%q, %v", owner, err)
+	}
+	if err := d.forgetPolicy("c2"); err != nil {
+		t.Fatal(err)
+	}
+	check("c1::sales:audit:unix:///s")
+	if err := os.WriteFile(d.policy("c3"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := List(base); err == nil || len(all) != 1 || all[0].ID != "c3" {
+		t.Errorf("%v, %v of a policy that cannot be read", all, err)
 	}
 }
 

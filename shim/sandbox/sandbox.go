@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -33,7 +32,9 @@ import (
 	"github.com/nanoclaw/nanoclaw/hypervisor"
 	"github.com/nanoclaw/nanoclaw/internal/cleanup"
 	"github.com/nanoclaw/nanoclaw/internal/program"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/egress"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
 	"github.com/nanoclaw/nanoclaw/shim/network"
@@ -66,6 +67,10 @@ type Options struct {
 	Policy *annotations.Policy
 	// Agent is the agent that the container runs as; empty: none.
 	Agent string
+	// Address is where the shim serves.
+	Address string
+	// Audit takes records of what the container does. It must not block.
+	Audit func(audit.Entry)
 }
 
 // Timing says when the steps of a start were done: all was prepared, the VMM
@@ -76,9 +81,12 @@ type Timing struct {
 
 // Sandbox is a running VM. Its methods are safe for concurrent use.
 type Sandbox struct {
-	dir    rundir
-	ns     *network.Namespace
-	net    *network.Network
+	dir   rundir
+	ns    *network.Namespace
+	net   *network.Network
+	rules *annotations.Network
+	// egress is nil where there are no rules about the network.
+	egress *egress.Egress
 	share  *share.Share
 	vm     hypervisor.VM
 	agent  *guest.Agent
@@ -103,6 +111,8 @@ type Sandbox struct {
 	mu sync.Mutex
 	// users is how many containers are in the VM.
 	users int
+	// audits take records, each for its container, in the order of coming.
+	audits []recorder
 	// resolv is the host's file behind the container's resolv.conf.
 	resolv   string
 	reported error
@@ -116,8 +126,9 @@ type Sandbox struct {
 // On an error nothing is left.
 func Start(ctx context.Context, o Options, addContainers func(*share.Share) error) (_ *Sandbox, err error) {
 	s := &Sandbox{
-		dir:  newRundir(o.Config.RunDir, o.Namespace, o.ID),
-		done: make(chan struct{}),
+		dir:    newRundir(o.Config.RunDir, o.Namespace, o.ID),
+		done:   make(chan struct{}),
+		audits: []recorder{{o.ID, o.Audit}},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var undo cleanup.Stack
@@ -142,7 +153,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	s.info = Info{
-		ID: o.ID, Namespace: o.Namespace, Cgroup: cgroupPath, Network: identity,
+		ID: o.ID, Namespace: o.Namespace, Address: o.Address, Cgroup: cgroupPath, Network: identity,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
 		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
 		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
@@ -167,23 +178,24 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 
 	start := func(cmd *exec.Cmd) error { return o.Launcher.Start(cmd, s.ns, s.cgroup) }
 
-	if s.share, err = share.New(string(s.dir)); err != nil {
+	if s.share, err = share.New(string(s.dir), start); err != nil {
 		return nil, err
 	}
 	undo.Add("close share", s.share.Close)
 	if err := addContainers(s.share); err != nil {
 		return nil, err
 	}
-	virtiofsd, err := program.Find(o.Config.Virtiofsd, config.DefaultPath, program.Virtiofsd...)
+	virtiofsd, err := program.Find(o.Config.Virtiofsd, o.Config.File, program.Virtiofsd...)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.share.Serve(ctx, virtiofsd, start); err != nil {
+	if err := s.share.Serve(ctx, virtiofsd); err != nil {
 		return nil, err
 	}
 
-	s.net = network.New(s.ns, s.relaysDNS)
-	undo.Add("close network", s.net.Close)
+	if err := s.openNetwork(ctx, o, &undo); err != nil {
+		return nil, err
+	}
 	nic, err := s.net.NewNIC()
 	if err != nil {
 		return nil, err
@@ -292,7 +304,7 @@ func (s *Sandbox) awaitAgent(ctx context.Context, l *guest.Listener, limit time.
 			err = cause
 		}
 	}
-	if tail := hypervisor.ConsoleTail(s.dir.console()); tail != "" {
+	if tail := hypervisor.ConsoleTail(s.dir.console(), hypervisor.ConsoleShown); tail != "" {
 		return fmt.Errorf("%w; the end of its console:\n%s", err, tail)
 	}
 	return fmt.Errorf("%w; its console is empty: is the configured kernel one that this hypervisor can boot?", err)
@@ -378,6 +390,11 @@ func (s *Sandbox) Cause() error {
 	return err
 }
 
+// LastWords is the end of the guest's console, for a log.
+func (s *Sandbox) LastWords() string {
+	return hypervisor.ConsoleTail(s.dir.console(), hypervisor.ConsoleLogged)
+}
+
 // PID is the VMM's process on the host, which lives in the container's network
 // namespace.
 func (s *Sandbox) PID() int { return s.vm.PID() }
@@ -409,9 +426,9 @@ func (s *Sandbox) HasNetwork(path string) bool {
 	return err == nil && id == s.info.Network
 }
 
-// Join counts one more container in the VM, that of the bundle. It fails where
-// the VM is ending.
-func (s *Sandbox) Join(bundle string) error {
+// Join counts one more container in the VM, that of the bundle. record takes
+// records as Options.Audit does. It fails where the VM is ending.
+func (s *Sandbox) Join(id, bundle string, record func(audit.Entry)) error {
 	if err := errors.Join(rememberBase(bundle, filepath.Dir(string(s.dir))), rememberOwner(bundle, s.info.ID)); err != nil {
 		return err
 	}
@@ -427,6 +444,7 @@ func (s *Sandbox) Join(bundle string) error {
 		}
 	}
 	s.users++
+	s.audits = append(s.audits, recorder{id, record})
 	return nil
 }
 
@@ -435,6 +453,7 @@ func (s *Sandbox) Join(bundle string) error {
 func (s *Sandbox) Leave(ctx context.Context, id string) error {
 	s.mu.Lock()
 	s.users--
+	s.audits = slices.DeleteFunc(s.audits, func(r recorder) bool { return r.id == id })
 	last := s.users == 0
 	s.mu.Unlock()
 	if last {
@@ -536,15 +555,22 @@ func (s *Sandbox) apply(state *agent.NetworkState) error {
 	return err
 }
 
-func (s *Sandbox) relaysDNS() bool {
+func (s *Sandbox) relaysDNS() bool { return network.ResolvConfNeedsRelay(s.resolvConf()) }
+
+// resolvConf is the content of the container's resolv.conf, as it is now; nil
+// where that cannot be read.
+func (s *Sandbox) resolvConf() []byte {
 	s.mu.Lock()
 	path := s.resolv
 	s.mu.Unlock()
 	if path == "" {
-		return false
+		return nil
 	}
-	content, err := os.ReadFile(path)
-	return err == nil && network.ResolvConfNeedsRelay(content)
+	content, err := network.ReadResolvConf(path)
+	if err != nil {
+		return nil
+	}
+	return content
 }
 
 // relayDNS opens the guest's way to the engine's resolver, once.
@@ -558,7 +584,11 @@ func (s *Sandbox) relayDNS(ctx context.Context) error {
 		return err
 	}
 	if err := s.runBeside(func() {
-		if err := network.RelayDNS(s.ctx, s.ns, conn); err != nil && s.ctx.Err() == nil {
+		relay := func() error { return network.RelayDNS(s.ctx, s.ns, conn) }
+		if s.egress != nil {
+			relay = func() error { return network.RelayDNSTo(s.ctx, conn, s.egress.Answer) }
+		}
+		if err := relay(); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Warn("the relay of DNS questions ended")
 		}
 	}); err != nil {

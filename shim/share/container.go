@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -16,11 +18,13 @@ import (
 
 	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/internal/cleanup"
+	"github.com/nanoclaw/nanoclaw/shim/hidefs"
 )
 
 // Decided is told of each bind mount that a policy judged, as it is mounted, with
-// the refusal where it is not.
-type Decided func(m annotations.Mount, refused error)
+// the refusal where it is not; would is one that the policy's mode did not carry
+// out.
+type Decided func(m annotations.Mount, refused, would error)
 
 // AddContainer puts the root file system at rootfs, an absolute path, and the
 // bind mounts of spec into the tree, as far as policy allows each, and returns
@@ -130,6 +134,11 @@ func (a *adder) mount(src *source, name string, h how) error {
 		return err
 	}
 	defer closeQuietly(tree)
+	return a.attach(tree, name)
+}
+
+// attach attaches a mount at a place of the tree.
+func (a *adder) attach(tree *os.File, name string) error {
 	target, err := a.target(name)
 	if err != nil {
 		return err
@@ -141,6 +150,43 @@ func (a *adder) mount(src *source, name string, h how) error {
 	where := path.Join(a.dir, name)
 	a.undo.Add("unmount "+where, func() error { return plain(unix.Unmount(where, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)) })
 	return nil
+}
+
+// mountWithout mounts src as mount does, without what is hidden below the
+// container's name for it.
+func (a *adder) mountWithout(hidden []string, src *source, name, destination string, h how) error {
+	if err := a.place(name, src.Kind); err != nil {
+		return err
+	}
+	folder, err := clone(src.file, h)
+	if err != nil {
+		return err
+	}
+	defer closeQuietly(folder)
+	attr := uint64(confined)
+	if h.readonly {
+		attr |= unix.MOUNT_ATTR_RDONLY
+	}
+	tree, p, err := hidefs.Mount(hidefs.View{
+		Folder: folder, Destination: destination, Patterns: hidden, Attributes: attr, Place: path.Join(a.dir, name),
+	}, a.start)
+	if err != nil {
+		return fmt.Errorf("hide names in it: %w", err)
+	}
+	defer closeQuietly(tree)
+	var asked atomic.Bool
+	a.undo.Add("end the process that hides names", func() error {
+		asked.Store(true)
+		<-p.Killed()
+		return nil
+	})
+	go func() {
+		<-p.Done()
+		if !asked.Load() {
+			a.fail(p.Failure())
+		}
+	}()
+	return a.attach(tree, name)
 }
 
 func (a *adder) addRootfs(spec *specs.Spec, rootfs string) (string, error) {
@@ -186,16 +232,24 @@ func (a *adder) addMount(ctx context.Context, n int, m specs.Mount) (specs.Mount
 	if !h.recursive {
 		src.Inside = nil
 	}
+	var hidden []string
+	if src.Kind == annotations.KindDir {
+		hidden = a.policy.Hidden(m.Destination)
+	}
 	asked := annotations.Mount{Destination: m.Destination, ReadOnly: h.readonly, Source: src.Source}
-	if err := a.policy.CheckMount(asked); err != nil {
-		a.decided(asked, err)
+	admitted, err := a.policy.Admit(asked)
+	if err != nil {
+		a.decided(asked, err, nil)
 		return m, err
 	}
-	h.readonly = h.readonly || a.policy.ReadOnly(m.Destination)
+	h.readonly = h.readonly || admitted.ReadOnly
 	asked.ReadOnly = h.readonly
-	a.decided(asked, nil)
+	a.decided(asked, nil, admitted.Would)
 	if h.slave && (h.readonly || !src.follows) {
 		return m, fmt.Errorf("the mount %q -> %q asks for propagation from the host, which needs a writable mount of a source that is a shared or slave mount; remove rslave", m.Source, m.Destination)
+	}
+	if h.slave && hidden != nil {
+		return m, fmt.Errorf("the mount %q -> %q asks for propagation from the host, which a mount with hidden names (mounts.hide) cannot have; remove rslave", m.Source, m.Destination)
 	}
 	if h.readonly && !slices.Contains(m.Options, "ro") {
 		m.Options = append(slices.Clone(m.Options), "ro")
@@ -210,7 +264,12 @@ func (a *adder) addMount(ctx context.Context, n int, m specs.Mount) (specs.Mount
 		return sharedMemory(src, m)
 	}
 	name := path.Join(a.id, "mounts", strconv.Itoa(n))
-	if err := a.mount(src, name, h); err != nil {
+	if hidden != nil {
+		err = a.mountWithout(hidden, src, name, m.Destination, h)
+	} else {
+		err = a.mount(src, name, h)
+	}
+	if err != nil {
 		return m, fmt.Errorf("mount at %q: %w", m.Destination, err)
 	}
 	log.G(ctx).WithFields(log.Fields{

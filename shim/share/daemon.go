@@ -15,7 +15,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/internal/process"
 )
 
-// Starter starts the daemon where the VM's owner wants it: like exec.Cmd.Start.
+// Starter starts a process where the VM's owner wants it: like exec.Cmd.Start.
 type Starter func(*exec.Cmd) error
 
 // daemon is a running virtiofsd.
@@ -60,7 +60,7 @@ func arguments(tree string) []string {
 // Serve starts virtiofsd over the tree, listening at Socket when it returns.
 // Containers can be added before and after. It serves one VM, once. ctx bounds
 // the start only.
-func (s *Share) Serve(ctx context.Context, virtiofsd string, start Starter) (err error) {
+func (s *Share) Serve(ctx context.Context, virtiofsd string) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -100,14 +100,14 @@ func (s *Share) Serve(ctx context.Context, virtiofsd string, start Starter) (err
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LANG=C.UTF-8"}
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{socket}
-	if start == nil {
-		start = (*exec.Cmd).Start
-	}
-	p, err := process.Start(start, "virtiofsd", cmd)
+	p, err := process.Start(s.start, "virtiofsd", cmd)
 	if err != nil {
 		return err
 	}
 	s.daemon = &daemon{Process: p}
+	if s.failed.Load() != nil {
+		s.daemon.Kill()
+	}
 	s.undo.Add("remove the daemon's socket", func() error { return ignoreMissing(os.Remove(s.tmp)) })
 	return nil
 }
@@ -119,8 +119,8 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// Done is closed when the daemon has ended, for whatever reason. The share must
-// have been served.
+// Done is closed when the daemon has ended, for whatever reason; it is ended
+// where another process of the share has. The share must have been served.
 func (s *Share) Done() <-chan struct{} { return s.daemon.Done() }
 
 // Err says why the daemon ended, with its last words; nil where Close ended it.
@@ -128,6 +128,9 @@ func (s *Share) Done() <-chan struct{} { return s.daemon.Done() }
 func (s *Share) Err() error {
 	if s.daemon.stopped.Load() {
 		return nil
+	}
+	if err := s.failed.Load(); err != nil {
+		return *err
 	}
 	return s.daemon.Failure()
 }
@@ -142,4 +145,15 @@ func (d *daemon) stop() {
 	}
 	d.stopped.Store(true)
 	<-d.Killed()
+}
+
+// fail ends the daemon because of what happened to another process of the share:
+// files of a container are not served any more.
+func (s *Share) fail(err error) {
+	s.failed.CompareAndSwap(nil, &err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.daemon != nil {
+		s.daemon.Kill()
+	}
 }

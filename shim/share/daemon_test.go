@@ -56,7 +56,7 @@ func waitDone(t *testing.T, s *Share) {
 func TestDaemonsDeathIsReported(t *testing.T) {
 	b := newBench(t)
 	script := `i=0; while [ $i -lt 2000 ]; do echo noise >&2; i=$((i+1)); done; echo last words >&2; exit 7`
-	b.must(b.share.Serve(context.Background(), fakeDaemon(t, script), nil))
+	b.must(b.share.Serve(context.Background(), fakeDaemon(t, script)))
 	waitDone(t, b.share)
 	err := b.share.Err()
 	if err == nil || !strings.Contains(err.Error(), "last words") || !strings.Contains(err.Error(), "exit status 7") {
@@ -88,7 +88,8 @@ func TestFileHandlesOnlyWhereDescriptorsRunOut(t *testing.T) {
 
 func (b *bench) refusedServe(cause error) {
 	b.Helper()
-	err := b.share.Serve(context.Background(), "/bin/true", func(*exec.Cmd) error { return cause })
+	b.start = func(*exec.Cmd) error { return cause }
+	err := b.share.Serve(context.Background(), "/bin/true")
 	if !errors.Is(err, cause) {
 		b.Errorf("served: %v", err)
 	}
@@ -96,8 +97,8 @@ func (b *bench) refusedServe(cause error) {
 
 func TestCloseEndsTheDaemon(t *testing.T) {
 	b := newBench(t)
-	b.must(b.share.Serve(context.Background(), fakeDaemon(t, "exec sleep 1000"), nil))
-	if err := b.share.Serve(context.Background(), "/bin/true", nil); err == nil {
+	b.must(b.share.Serve(context.Background(), fakeDaemon(t, "exec sleep 1000")))
+	if err := b.share.Serve(context.Background(), "/bin/true"); err == nil {
 		t.Error("served twice")
 	}
 	pid := b.share.PID()
@@ -119,11 +120,11 @@ func TestRealDaemonIsConfined(t *testing.T) {
 	daemon := realDaemon(t)
 	b := newBench(t)
 	b.mustAdd(spec(bind(b.mkdir("dir"), "/data")))
-	start := func(c *exec.Cmd) error {
+	b.start = func(c *exec.Cmd) error {
 		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 		return c.Start()
 	}
-	b.must(b.share.Serve(context.Background(), daemon, start))
+	b.must(b.share.Serve(context.Background(), daemon))
 	pid := strconv.Itoa(b.share.PID())
 	proc := filepath.Join("/proc", pid)
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nanoclaw/nanoclaw/shim/hidefs"
 )
 
 // inNamespace is set in the re-executed test binary.
@@ -17,6 +19,9 @@ const inNamespace = "NANOCLAW_SHARE_TEST_NAMESPACE"
 // where nothing that they mount can reach the machine. The namespace is made for
 // the whole process: a thread's own would not be enough.
 func TestMain(m *testing.M) {
+	if hidefs.IsServer(os.Args) {
+		hidefs.Main()
+	}
 	if os.Getuid() != 0 {
 		fmt.Println("skipped: only root can make mounts")
 		return

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -29,14 +30,20 @@ type Share struct {
 	undo           cleanup.Stack
 	closed         bool
 
+	// start starts the share's processes.
+	start  Starter
 	daemon *daemon
+	// failed says which other process of the share ended unasked.
+	failed atomic.Pointer[error]
 }
 
 // New makes an empty tree at dir/share. dir exists, is private to the VM, and
 // short enough for a socket in it; the process's mount namespace is private.
-func New(dir string) (_ *Share, err error) {
+// start starts the share's processes.
+func New(dir string, start Starter) (_ *Share, err error) {
 	s := &Share{
-		dir: filepath.Join(dir, "share"), tmp: filepath.Join(dir, "fs.sock"),
+		start: start,
+		dir:   filepath.Join(dir, "share"), tmp: filepath.Join(dir, "fs.sock"),
 		containers: make(map[string]*cleanup.Stack),
 	}
 	defer func() {

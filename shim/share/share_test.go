@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -31,19 +32,25 @@ type bench struct {
 	rootfs string
 	// work is a folder of sources, in /srv-like surroundings that no rule is about.
 	work string
+	// start starts the share's processes.
+	start Starter
 	// decisions are what was decided about bind mounts.
 	decisions []string
 }
 
-func (b *bench) decide(m annotations.Mount, refused error) {
-	b.decisions = append(b.decisions, fmt.Sprintf("%s read-only=%v refused=%v", m.Destination, m.ReadOnly, refused != nil))
+func (b *bench) decide(m annotations.Mount, refused, would error) {
+	s := fmt.Sprintf("%s read-only=%v refused=%v", m.Destination, m.ReadOnly, refused != nil)
+	if would != nil {
+		s += " would be"
+	}
+	b.decisions = append(b.decisions, s)
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{T: t, rootfs: t.TempDir(), work: t.TempDir()}
+	b := &bench{T: t, start: (*exec.Cmd).Start, rootfs: t.TempDir(), work: t.TempDir()}
 	run := t.TempDir()
-	s, err := New(run)
+	s, err := New(run, func(c *exec.Cmd) error { return b.start(c) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +133,7 @@ func (b *bench) add(id string, s *specs.Spec, pairs ...string) (*specs.Spec, err
 	for i := 0; i < len(pairs); i += 2 {
 		given[pairs[i]] = pairs[i+1]
 	}
-	policy, err := annotations.Compile(annotations.Input{ID: id, Annotations: given, Spec: s})
+	policy, err := annotations.Compile(annotations.Input{ID: id, Annotations: given, Spec: s, Enforced: annotations.Everything})
 	b.must(err)
 	return b.share.AddContainer(context.Background(), id, s, policy, b.rootfs, b.decide)
 }
@@ -688,7 +695,7 @@ func TestRefusesSharedNamespace(t *testing.T) {
 	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(dir); err == nil || !strings.Contains(err.Error(), "private") {
+	if _, err := New(dir, (*exec.Cmd).Start); err == nil || !strings.Contains(err.Error(), "private") {
 		t.Errorf("composed below a shared mount: %v", err)
 	}
 }

@@ -89,7 +89,7 @@ func (r *recording) note(ctx context.Context, entries ...audit.Entry) {
 }
 
 // mount keeps a decision about a mount for created or notCreated.
-func (r *recording) mount(m annotations.Mount, refused error) {
+func (r *recording) mount(m annotations.Mount, refused, would error) {
 	e := audit.Entry{Event: audit.Mount, Decision: audit.Allow, Object: &audit.Object{
 		Source: m.Source.Asked, Destination: m.Destination, Access: "rw",
 	}}
@@ -100,6 +100,10 @@ func (r *recording) mount(m annotations.Mount, refused error) {
 		e.Object.Access = "ro"
 	}
 	deny(&e, refused)
+	if would != nil {
+		deny(&e, would)
+		e.Decision, e.Would = audit.Allow, audit.Deny
+	}
 	r.mounts = append(r.mounts, e)
 }
 

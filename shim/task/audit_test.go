@@ -73,7 +73,7 @@ func TestRecordingOfACreation(t *testing.T) {
 	r := newRecording(t.Context(), cfg, "c1", "sales")
 	defer r.close()
 	r.Identify("sales", "d1")
-	r.mount(annotations.Mount{Destination: "/w", ReadOnly: true, Source: annotations.Source{Asked: "/srv/x", Path: "/mnt/x"}}, nil)
+	r.mount(annotations.Mount{Destination: "/w", ReadOnly: true, Source: annotations.Source{Asked: "/srv/x", Path: "/mnt/x"}}, nil, nil)
 	if err := r.created(t.Context(), emulator{}, &annotations.Policy{Mode: annotations.ModeEnforce}); err != nil {
 		t.Fatal(err)
 	}
@@ -87,13 +87,15 @@ func TestRecordingOfARefusal(t *testing.T) {
 	r := newRecording(t.Context(), cfg, "c1", "")
 	refusal := &annotations.Refusal{Rule: "mounts.refuse /etc", What: "the mount", Why: "it is a system folder", Instead: "nothing"}
 	refusal.Layer = annotations.LayerBaseline
-	r.mount(annotations.Mount{Destination: "/ok", Source: annotations.Source{Asked: "/srv", Path: "/srv"}}, nil)
-	r.mount(annotations.Mount{Destination: "/e", Source: annotations.Source{Asked: "/etc", Path: "/etc"}}, refusal)
+	r.mount(annotations.Mount{Destination: "/ok", Source: annotations.Source{Asked: "/srv", Path: "/srv"}}, nil, nil)
+	r.mount(annotations.Mount{Destination: "/e", Source: annotations.Source{Asked: "/etc", Path: "/etc"}}, refusal, nil)
+	r.mount(annotations.Mount{Destination: "/w", Source: annotations.Source{Asked: "/a", Path: "/a"}}, nil, refusal)
 	r.notCreated(t.Context(), fmt.Errorf("share: %w", refusal))
 	r.close()
 	mustTell(t, cfg,
 		`c1   {"event":"mount","decision":"allow","object":{"source":"/srv","destination":"/ok","access":"rw"}}`,
 		`c1   {"event":"mount","decision":"deny","rule":"mounts.refuse /etc","object":{"source":"/etc","destination":"/e","access":"rw","layer":"baseline","detail":"it is a system folder"}}`,
+		`c1   {"event":"mount","decision":"allow","would":"deny","rule":"mounts.refuse /etc","object":{"source":"/a","destination":"/w","access":"rw","layer":"baseline","detail":"it is a system folder"}}`,
 		`c1   {"event":"lifecycle","decision":"deny","rule":"mounts.refuse /etc","object":{"action":"create","layer":"baseline","detail":"it is a system folder"}}`)
 }
 

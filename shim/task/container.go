@@ -46,16 +46,21 @@ type vm interface {
 	Share() *share.Share
 	// NotePolicy writes down a container's policy, for the operator.
 	NotePolicy(id string, p *annotations.Policy) error
+	// Admits returns an error where a container with these rules about the network
+	// cannot be in it.
+	Admits(id string, rules *annotations.Network) error
 	// Fits returns an error for limits that are above what it has.
 	Fits(r *specs.LinuxResources) error
 	// Join counts the container of that bundle in, Leave one out; the last one
 	// ends the VM.
-	Join(bundle string) error
+	Join(id, bundle string, record func(audit.Entry)) error
 	Leave(ctx context.Context, id string) error
 	// Done is closed when the VM has ended; End and Cause then say why.
 	Done() <-chan struct{}
 	End() sandbox.End
 	Cause() error
+	// LastWords is the end of the guest's console.
+	LastWords() string
 }
 
 // killed is the exit status of a process whose VM ended under it: 128+SIGKILL,
@@ -174,7 +179,10 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	leave := func() error { return c.sandbox.Leave(context.WithoutCancel(ctx), id) }
 	if shared != nil {
 		c.sandbox = shared
-		if err := c.sandbox.Join(bundle); err != nil {
+		if err := c.sandbox.Admits(id, &c.policy.Network); err != nil {
+			return nil, err
+		}
+		if err := c.sandbox.Join(id, bundle, c.audit.Post); err != nil {
 			return nil, err
 		}
 		undo.Add("leave the sandbox", leave)
@@ -185,7 +193,8 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 		c.sandbox, err = s.startVM(ctx, sandbox.Options{
 			Namespace: s.namespace, ID: id, Bundle: bundle,
 			Config: cfg, Hypervisor: hv, Launcher: s.launcher,
-			Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent,
+			Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent, Audit: c.audit.Post,
+			Address: s.address,
 		}, addFiles)
 		if err != nil {
 			return nil, err
@@ -400,6 +409,7 @@ func (s *Service) startInit(ctx context.Context, c *container) error {
 	if err := s.started(c, c.init, runtimetypes.TaskStartEventTopic, &events.TaskStart{ContainerID: c.id, Pid: c.pid()}); err != nil {
 		return err
 	}
+	s.bound(c)
 	vm := c.sandbox.Info()
 	fields := c.timing.fields()
 	fields["container"] = c.id
@@ -586,7 +596,8 @@ func (s *Service) watch(c *container) {
 	if c.init.current() == stopped {
 		return
 	}
-	log.G(s.ctx).WithField("container", c.id).WithError(c.sandbox.Cause()).Error("the virtual machine ended under its container")
+	log.G(s.ctx).WithFields(log.Fields{"container": c.id, "console": c.sandbox.LastWords()}).WithError(c.sandbox.Cause()).
+		Error("the virtual machine ended under its container")
 	c.audit.note(s.ctx, fell(c.sandbox))
 	// What has arrived of the output is passed on. It ends with the VM.
 	ctx, cancel := context.WithTimeout(s.ctx, lastWords)

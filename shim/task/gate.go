@@ -20,30 +20,50 @@ import (
 // execGate is what the guest's kernel has to hold a container's programs to; nil
 // where the policy has nothing to say about them.
 func execGate(p *annotations.Policy, spec *specs.Spec, rootfs string) (*agent.ExecGate, error) {
-	e := &p.Exec
-	if e.Mode == annotations.ExecAny && len(e.Allow)+len(e.Deny)+len(e.Ask)+len(e.Readonly) == 0 {
+	held := p.Held()
+	g := &agent.ExecGate{}
+	if err := addRules(g, &held.Exec, spec, rootfs, false); err != nil {
+		return nil, err
+	}
+	if held != p {
+		// What may run is recorded as well, for who wants to learn from it.
+		g.RecordAllowed = true
+		recorded := p.Exec.Beyond(&held.Exec)
+		if err := addRules(g, &recorded, spec, rootfs, true); err != nil {
+			return nil, err
+		}
+	}
+	if g.Image == nil && len(g.Lists)+len(g.Rules) == 0 && !g.RecordAllowed {
 		return nil, nil
 	}
-	g := &agent.ExecGate{}
+	return g, nil
+}
+
+// addRules adds rules to g, which are only recorded if would is set.
+func addRules(g *agent.ExecGate, e *annotations.Exec, spec *specs.Spec, rootfs string, would bool) error {
+	reason := func(from annotations.Origin, rule, why, instead string) *agent.ExecReason {
+		return &agent.ExecReason{Rule: rule, Origin: from.Describe(), Why: why, Instead: instead, Would: would}
+	}
 	if e.Mode != annotations.ExecAny {
 		at, err := share.ImageTime(rootfs)
 		if err != nil {
-			return nil, fmt.Errorf("exec.mode %s: %w", e.Mode, err)
+			return fmt.Errorf("exec.mode %s: %w", e.Mode, err)
 		}
 		from := annotations.Origin{Layer: annotations.LayerBaseline}
 		if e.From != nil {
 			from = *e.From
 		}
 		g.ImageTime = at.UnixNano()
-		g.Image = reason(p, from, "exec.mode "+string(e.Mode), "only what came with the image runs, and what has not been changed since",
+		g.Image = reason(from, "exec.mode "+string(e.Mode), "only what came with the image runs, and what has not been changed since",
 			"put the program into the image")
 		g.Trusted = engineInit(spec)
 	}
-	for i, l := range e.Allow {
-		g.Lists = append(g.Lists, reason(p, l.Origin, "exec.allow", "only listed programs run", "have it listed there"))
+	for _, l := range e.Allow {
+		list := uint32(len(g.Lists))
+		g.Lists = append(g.Lists, reason(l.Origin, "exec.allow", "only listed programs run", "have it listed there"))
 		for _, r := range l.Programs {
-			rule := program(r, agent.ExecRule_ACTION_LIST, reason(p, l.Origin, "exec.allow "+r.String(), "", ""))
-			rule.List = uint32(i)
+			rule := program(r, agent.ExecRule_ACTION_LIST, reason(l.Origin, "exec.allow "+r.String(), "", ""))
+			rule.List = list
 			g.Rules = append(g.Rules, rule)
 		}
 	}
@@ -53,31 +73,21 @@ func execGate(p *annotations.Policy, spec *specs.Spec, rootfs string) (*agent.Ex
 			why = "it belongs to the tool " + r.Tool + ", which is not granted"
 			instead = "do without it, or have the tool granted"
 		}
-		g.Rules = append(g.Rules, program(r, agent.ExecRule_ACTION_DENY, reason(p, r.Origin, "exec.deny "+r.String(), why, instead)))
+		g.Rules = append(g.Rules, program(r, agent.ExecRule_ACTION_DENY, reason(r.Origin, "exec.deny "+r.String(), why, instead)))
 	}
 	for _, r := range e.Ask {
 		g.Rules = append(g.Rules, program(r, agent.ExecRule_ACTION_ASK,
-			reason(p, r.Origin, "exec.ask "+r.String(), "a person has to agree, and there is nobody to ask", "have it done by somebody who may")))
+			reason(r.Origin, "exec.ask "+r.String(), "a person has to agree, and there is nobody to ask", "have it done by somebody who may")))
 	}
 	for _, r := range e.Readonly {
 		g.Rules = append(g.Rules, program(r, agent.ExecRule_ACTION_READONLY,
-			reason(p, r.Origin, "readonly_tools "+r.String(), "neither it nor what it starts changes a file", "")))
+			reason(r.Origin, "readonly_tools "+r.String(), "neither it nor what it starts changes a file", "")))
 	}
-	return g, nil
+	return nil
 }
 
 func program(r annotations.ExecRule, action agent.ExecRule_Action, why *agent.ExecReason) *agent.ExecRule {
 	return &agent.ExecRule{Action: action, Path: r.Path, Argv: r.Argv, Sha256: r.SHA256, Reason: why}
-}
-
-// reason says why something is forbidden. What the baseline or the ceiling
-// forbids is forbidden in audit mode as well.
-func reason(p *annotations.Policy, from annotations.Origin, rule, why, instead string) *agent.ExecReason {
-	firm := from.Layer == annotations.LayerBaseline || from.Layer == annotations.LayerCeiling
-	return &agent.ExecReason{
-		Rule: rule, Origin: from.Describe(), Why: why, Instead: instead,
-		Would: p.Mode == annotations.ModeAudit && !firm,
-	}
 }
 
 // initFolders are where engines are installed, which only the host's root can

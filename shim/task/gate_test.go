@@ -31,7 +31,9 @@ func TestExecGate(t *testing.T) {
 		Deny:     []annotations.ExecRule{rule("/bin/nc", "", annotations.LayerCeiling), rule("/bin/crm", "crm", annotations.LayerAgent)},
 		Ask:      []annotations.ExecRule{rule("/bin/git", "", annotations.LayerAgent, "push")},
 		Readonly: []annotations.ExecRule{rule("/bin/psql", "psql", annotations.LayerAgent)},
-	}}
+	}, Firm: &annotations.Policy{Exec: annotations.Exec{
+		Mode: annotations.ExecAny, Deny: []annotations.ExecRule{rule("/bin/nc", "", annotations.LayerCeiling)},
+	}}}
 	g, err := execGate(p, &specs.Spec{}, "/")
 	if err != nil {
 		t.Fatal(err)
@@ -45,8 +47,8 @@ func TestExecGate(t *testing.T) {
 		rule   string
 		would  bool
 	}{
-		{agent.ExecRule_ACTION_LIST, "/bin/sh", "exec.allow /bin/sh", true},
 		{agent.ExecRule_ACTION_DENY, "/bin/nc", "exec.deny /bin/nc", false},
+		{agent.ExecRule_ACTION_LIST, "/bin/sh", "exec.allow /bin/sh", true},
 		{agent.ExecRule_ACTION_DENY, "/bin/crm", "exec.deny /bin/crm", true},
 		{agent.ExecRule_ACTION_ASK, "/bin/git", "exec.ask /bin/git push", true},
 		{agent.ExecRule_ACTION_READONLY, "/bin/psql", "readonly_tools /bin/psql", true},
@@ -58,6 +60,27 @@ func TestExecGate(t *testing.T) {
 	}
 	if why := g.GetRules()[2].GetReason().GetWhy(); why != "it belongs to the tool crm, which is not granted" {
 		t.Errorf("why a tool is closed: %q", why)
+	}
+}
+
+func TestListsOfBothKindsKeepTheirNumbers(t *testing.T) {
+	list := func(path string, layer annotations.Layer) annotations.ExecList {
+		return annotations.ExecList{Programs: []annotations.ExecRule{rule(path, "", layer)}, Origin: annotations.Origin{Layer: layer}}
+	}
+	held := list("/bin/*", annotations.LayerCeiling)
+	p := &annotations.Policy{
+		Exec: annotations.Exec{Mode: annotations.ExecAny, Allow: []annotations.ExecList{held, list("/bin/sh", annotations.LayerAgent)}},
+		Firm: &annotations.Policy{Exec: annotations.Exec{Mode: annotations.ExecAny, Allow: []annotations.ExecList{held}}},
+	}
+	g, err := execGate(p, &specs.Spec{}, "/")
+	if err != nil || len(g.GetLists()) != 2 || len(g.GetRules()) != 2 {
+		t.Fatalf("%v, %v", g, err)
+	}
+	for i, path := range []string{"/bin/*", "/bin/sh"} {
+		r, would := g.GetRules()[i], i == 1
+		if r.GetPath() != path || int(r.GetList()) != i || g.GetLists()[i].GetWould() != would || r.GetReason().GetWould() != would {
+			t.Errorf("list %d: %v, %v", i, g.GetLists()[i], r)
+		}
 	}
 }
 

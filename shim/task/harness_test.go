@@ -26,6 +26,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations"
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
 	"github.com/nanoclaw/nanoclaw/shim/guest/guesttest"
@@ -47,6 +48,8 @@ type fakeAgent struct {
 	calls map[string]int
 	// ends holds, for each process, the one reply to Wait.
 	ends map[string]chan *agent.WaitResponse
+	// onKill is told of each signal.
+	onKill func(signal uint32)
 	// stdio is what the last Create or Exec was told of the streams.
 	stdio *agent.Stdio
 }
@@ -140,7 +143,13 @@ func (a *fakeAgent) Wait(ctx context.Context, r *agent.WaitRequest) (*agent.Wait
 	}
 }
 
-func (a *fakeAgent) Kill(ctx context.Context, _ *agent.KillRequest) (*agent.KillResponse, error) {
+func (a *fakeAgent) Kill(ctx context.Context, r *agent.KillRequest) (*agent.KillResponse, error) {
+	a.mu.Lock()
+	told := a.onKill
+	a.mu.Unlock()
+	if told != nil {
+		told(r.GetSignal())
+	}
 	return &agent.KillResponse{}, a.call(ctx, "Kill")
 }
 
@@ -206,6 +215,7 @@ func (v *fakeVM) Info() sandbox.Info     { return sandbox.Info{} }
 func (v *fakeVM) End() sandbox.End       { return sandbox.EndVMM }
 func (v *fakeVM) Done() <-chan struct{}  { return v.done }
 func (v *fakeVM) Cause() error           { return v.cause }
+func (v *fakeVM) LastWords() string      { return "the guest's last words" }
 func (v *fakeVM) Kill()                  { v.end(errors.New("killed")) }
 
 func (v *fakeVM) Wire(ctx context.Context, _ string) (*agent.NetworkState, error) {
@@ -215,11 +225,12 @@ func (v *fakeVM) Wire(ctx context.Context, _ string) (*agent.NetworkState, error
 	return nil, nil
 }
 
-func (v *fakeVM) ID() string                       { return "first" }
-func (v *fakeVM) HasNetwork(path string) bool      { return path == v.network }
-func (v *fakeVM) Fits(*specs.LinuxResources) error { return nil }
-func (v *fakeVM) Share() *share.Share              { return nil }
-func (v *fakeVM) Join(string) error                { return nil }
+func (v *fakeVM) ID() string                                   { return "first" }
+func (v *fakeVM) HasNetwork(path string) bool                  { return path == v.network }
+func (v *fakeVM) Admits(string, *annotations.Network) error    { return nil }
+func (v *fakeVM) Fits(*specs.LinuxResources) error             { return nil }
+func (v *fakeVM) Share() *share.Share                          { return nil }
+func (v *fakeVM) Join(string, string, func(audit.Entry)) error { return nil }
 
 func (v *fakeVM) NotePolicy(string, *annotations.Policy) error { return nil }
 

@@ -16,8 +16,15 @@ func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
 	for _, name := range serviceNames {
 		server.RegisterService(name, &ttrpc.ServiceDesc{Methods: methods(s)})
 	}
+	// Of the agent's protocol just what an operator may ask, in its own words.
+	server.RegisterService(agentService, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"Processes": method(s.Processes),
+	}})
 	return nil
 }
+
+// agentService is the name under which [agent.NewAgentClient] calls.
+const agentService = "nanoclaw.agent.v1.Agent"
 
 func methods(s taskapi.TTRPCTaskService) map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{

@@ -60,6 +60,8 @@ type Options struct {
 	Shutdown  shutdown.Service
 	// Began is when the shim's "start" did, for the figures of a start.
 	Began time.Time
+	// Address is where the shim serves, for an operator to find it.
+	Address string
 	// Hypervisor chooses how VMs are run on this host.
 	Hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 }
@@ -72,8 +74,10 @@ type Service struct {
 	shutdown   shutdown.Service
 	launcher   *launch.Launcher
 	began      time.Time
+	address    string
 	hypervisor func(context.Context, config.Config) (hypervisor.Hypervisor, error)
 	startVM    func(context.Context, sandbox.Options, func(*share.Share) error) (vm, error)
+	grace      grace
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -90,7 +94,9 @@ func New(ctx context.Context, o Options) *Service {
 		shutdown:   o.Shutdown,
 		launcher:   launch.New(),
 		began:      o.Began,
+		address:    o.Address,
 		hypervisor: o.Hypervisor,
+		grace:      grace{stop: stopGrace, kill: killGrace},
 		startVM: func(ctx context.Context, o sandbox.Options, addContainers func(*share.Share) error) (vm, error) {
 			return sandbox.Start(ctx, o, addContainers)
 		},

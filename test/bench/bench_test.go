@@ -153,61 +153,165 @@ func TestGuestMemory(t *testing.T) {
 	}
 }
 
-func TestReports(t *testing.T) {
-	s, err := timed(client)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.split(client, started, closed); err != nil {
-		t.Fatal(err)
-	}
-	f := &figures{
-		Conditions: conditions{Hypervisor: "qemu (emulation)", Runs: 1},
-		Ours:       costs{Runtime: "nanoclaw", Starts: []sample{s}, Execs: []float64{700}, Processes: []process{{"shim", 1024, 1024, false}}},
-		Theirs:     costs{Runtime: "runc", Starts: []sample{{Total: 300, Whole: 500}}, Execs: []float64{200}, Processes: []process{{"sleep", 1024, 512, true}}},
-		Guest:      guest{CallsPerRun: 4, CallsPerExec: 2},
-	}
-	var text, markdown, document bytes.Buffer
-	for _, err := range []error{writeText(&text, f), writeMarkdown(&markdown, f), writeJSON(&document, f)} {
+// report is one of a run of each of these runtimes beside runc.
+func report(t *testing.T, names ...string) *figures {
+	t.Helper()
+	f := &figures{Conditions: conditions{Runs: 1, Note: "All of it on a boat."}}
+	for i, name := range names {
+		s, err := timed(client)
 		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	for _, want := range []string{"| total | 2000 | 2000 | 2000 | 2000 | 300 | 300 | 300 |", "| kernel | 900 | 900 | 900 | 900 | – | – | – |", "says what a host with KVM would show"} {
-		if !strings.Contains(markdown.String(), want) {
-			t.Errorf("the Markdown lacks %q:\n%s", want, markdown.String())
+		if err := s.split(client, started, closed); err != nil {
+			t.Fatal(err)
 		}
+		f.Runtimes = append(f.Runtimes, &costs{
+			Runtime: name, Starts: []sample{s}, Execs: []float64{700}, Processes: []process{{"shim", 1024, 1024, false}},
+			Guest: &guest{
+				Hypervisor: "qemu (emulation)", VM: strconv.Itoa(i+1) + " virtual CPUs, 512 MiB", CallsPerRun: 4, CallsPerExec: 2,
+				Memory: guestMemory{VM: 1 << 20, Total: 1000000, Free: 900000, Available: 950000},
+				Gate:   &gate{Image: "u", Rules: 200, Loop: 100, Without: []float64{1000, 1200}, With: []float64{1100, 1500}},
+			},
+		})
 	}
-	for line := range strings.Lines(markdown.String()) {
-		if strings.HasPrefix(line, "| – ") && strings.Count(line, "|") != 9 {
-			t.Errorf("a line of another width: %s", line)
-		}
+	f.Runtimes = append(f.Runtimes, &costs{Runtime: "runc", Starts: []sample{{Total: 300, Whole: 500}}, Execs: []float64{200}, Processes: []process{{"sleep", 1024, 512, true}}})
+	return f
+}
+
+func TestReports(t *testing.T) {
+	for name, test := range map[string]struct {
+		runtimes []string
+		markdown []string
+		text     []string
+	}{
+		"one": {
+			[]string{"nanoclaw"},
+			[]string{
+				"|  | nanoclaw min | median | max | the median run | runc min | median | max |",
+				"| total | 2000 | 2000 | 2000 | 2000 | 300 | 300 | 300 |",
+				"| kernel | 900 | 900 | 900 | 900 | – | – | – |",
+				"| nanoclaw | hypervisor qemu (emulation); the VM has 1 virtual CPUs, 512 MiB |",
+				"| the VM has | 1024.0 |",
+				"says what a host with KVM would show. All of it on a boat.",
+			},
+			[]string{"together; 1 beside the container's own"},
+		},
+		"two": {
+			[]string{"nanoclaw-first", "nanoclaw-another"},
+			[]string{
+				"|  | nanoclaw-first min | median | max | the median run | nanoclaw-another min | median | max | the median run | runc min | median | max |",
+				"| total | 2000 | 2000 | 2000 | 2000 | 2000 | 2000 | 2000 | 2000 | 300 | 300 | 300 |",
+				"| kernel | 900 | 900 | 900 | 900 | 900 | 900 | 900 | 900 | – | – | – |",
+				"| nanoclaw-another | hypervisor qemu (emulation); the VM has 2 virtual CPUs, 512 MiB |",
+				"| nanoclaw-another | 700 | 700 | 700 |",
+				"| nanoclaw-another | each docker exec … true | 2 |",
+				"|  | nanoclaw-first | nanoclaw-another |",
+				"| the VM has | 1024.0 | 1024.0 |",
+				"| nanoclaw-another, image u, 2 times a loop of 100 | 1000 | 1000 | 1200 | 1100 | 1100 | 1500 | 1.10 | 1.10 | 200 |",
+			},
+			nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := report(t, test.runtimes...)
+			var text, markdown, document bytes.Buffer
+			for _, err := range []error{writeText(&text, f), writeMarkdown(&markdown, f), writeJSON(&document, f)} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, want := range test.markdown {
+				if !strings.Contains(markdown.String(), want) {
+					t.Errorf("the Markdown lacks %q:\n%s", want, markdown.String())
+				}
+			}
+			for _, want := range test.text {
+				if !strings.Contains(text.String(), want) {
+					t.Errorf("the text lacks %q:\n%s", want, text.String())
+				}
+			}
+			for _, table := range tables(f) {
+				for _, row := range table.rows {
+					if len(row) != len(table.columns) {
+						t.Errorf("%s: %d columns, but a line of %d: %q", table.title, len(table.columns), len(row), row)
+					}
+				}
+			}
+			path := filepath.Join(t.TempDir(), "report.json")
+			if err := os.WriteFile(path, document.Bytes(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			back, err := earlier(t.Context(), options{from: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var again bytes.Buffer
+			if err := writeMarkdown(&again, back); err != nil || again.String() != markdown.String() {
+				t.Errorf("the JSON does not read back: %v:\n%s", err, again.String())
+			}
+		})
 	}
-	if !strings.Contains(text.String(), "together; 1 beside the container's own") {
-		t.Errorf("the text lacks the number of processes:\n%s", text.String())
-	}
-	path := filepath.Join(t.TempDir(), "report.json")
-	if err := os.WriteFile(path, document.Bytes(), 0o600); err != nil {
+}
+
+// A group's name stands over its first column, and no name over another's.
+func TestGroupsOfColumns(t *testing.T) {
+	var text bytes.Buffer
+	if err := writeText(&text, report(t, "a-runtime-with-a-name-longer-than-all-of-its-columns", "b")); err != nil {
 		t.Fatal(err)
 	}
-	back, err := earlier(t.Context(), options{from: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var again bytes.Buffer
-	if err := writeMarkdown(&again, back); err != nil || again.String() != markdown.String() {
-		t.Errorf("the JSON does not read back: %v:\n%s", err, again.String())
+	lines := strings.Split(text.String(), "\n")
+	i := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "== docker run") })
+	names, columns := lines[i+1], lines[i+2]
+	for _, name := range []string{"a-runtime-with-a-name-longer-than-all-of-its-columns", " b ", " runc"} {
+		at := strings.Index(names, name) + len(name) - len(strings.TrimLeft(name, " "))
+		if at < 0 || !strings.HasPrefix(columns[at:], "min ") {
+			t.Errorf("%q is not over its columns:\n%s\n%s", name, names, columns)
+		}
 	}
 }
 
 func TestWhatIsNoReport(t *testing.T) {
+	of := func(change func(*figures)) string {
+		f := report(t, "nanoclaw")
+		change(f)
+		var document bytes.Buffer
+		if err := writeJSON(&document, f); err != nil {
+			t.Fatal(err)
+		}
+		return document.String()
+	}
 	path := filepath.Join(t.TempDir(), "report.json")
-	for _, content := range []string{"", "[]", "{}"} {
+	for name, content := range map[string]string{
+		"nothing": "", "a list": "[]", "an empty one": "{}",
+		"one runtime":              of(func(f *figures) { f.Runtimes = f.Runtimes[:1] }),
+		"no runtime":               of(func(f *figures) { f.Runtimes[0] = nil }),
+		"no starts":                of(func(f *figures) { f.Runtimes[1].Starts = nil }),
+		"no execs":                 of(func(f *figures) { f.Runtimes[0].Execs = nil }),
+		"no guest":                 of(func(f *figures) { f.Runtimes[0].Guest = nil }),
+		"a guest of runc's":        of(func(f *figures) { f.Runtimes[1].Guest = &guest{} }),
+		"a gate that has no times": of(func(f *figures) { f.Runtimes[0].Guest.Gate.With = nil }),
+	} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := earlier(t.Context(), options{from: path}); err == nil {
-			t.Errorf("%q is taken for a report", content)
+			t.Errorf("%s is taken for a report", name)
+		}
+	}
+}
+
+func TestRuntimes(t *testing.T) {
+	for list, want := range map[string][]string{
+		"nanoclaw": {"nanoclaw"},
+		"b,a":      {"b", "a"},
+		"":         nil,
+		"a,":       nil,
+		"a,b,a":    nil,
+		"a,runc":   nil,
+	} {
+		got, err := runtimes(list, "runc")
+		if !slices.Equal(got, want) || (err == nil) != (want != nil) {
+			t.Errorf("%q: got %q, %v", list, got, err)
 		}
 	}
 }

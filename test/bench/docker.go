@@ -104,8 +104,8 @@ func failed(args []string, err error, stderr string) error {
 var sleeper = []string{"sleep", "86397"}
 
 // start starts a container that sleeps.
-func (e *engine) start(runtime string) (id string, err error) {
-	return e.docker(append(e.options("run", runtime, "-d"), sleeper...)...)
+func (e *engine) start(runtime string, more ...string) (id string, err error) {
+	return e.docker(append(e.options("run", runtime, append([]string{"-d"}, more...)...), sleeper...)...)
 }
 
 // exec times "docker exec … true".
@@ -115,8 +115,10 @@ func (e *engine) exec(id string) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// remove ends and removes a container.
+// remove ends and removes a container, also of a bench that was interrupted.
 func (e *engine) remove(id string) error {
-	_, err := e.docker("rm", "-f", id)
+	still := *e
+	still.ctx = context.WithoutCancel(e.ctx)
+	_, err := still.docker("rm", "-f", id)
 	return err
 }

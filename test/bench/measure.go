@@ -8,32 +8,31 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nanoclaw/nanoclaw/test/internal/shimlog"
 )
 
-// figures are what was measured. Ours and Theirs are the two runtimes, in turn.
+// figures are what was measured.
 type figures struct {
 	Conditions conditions `json:"conditions"`
-	Ours       costs      `json:"ours"`
-	Theirs     costs      `json:"theirs"`
-	Guest      guest      `json:"guest"`
-	Sizes      []file     `json:"sizes"`
-	TheirSizes []file     `json:"theirSizes"`
+	// Runtimes are those of this project, and last the one beside them.
+	Runtimes []*costs `json:"runtimes"`
+	Sizes    []file   `json:"sizes"`
 }
 
 // conditions are under which it was measured.
 type conditions struct {
-	Date       string `json:"date"`
-	Host       string `json:"host"`
-	Engine     string `json:"engine"`
-	Hypervisor string `json:"hypervisor"`
-	VM         string `json:"vm"`
-	Image      string `json:"image"`
-	Network    string `json:"network"`
-	Runs       int    `json:"runs"`
+	Date    string `json:"date"`
+	Host    string `json:"host"`
+	Engine  string `json:"engine"`
+	Image   string `json:"image"`
+	Network string `json:"network"`
+	Runs    int    `json:"runs"`
+	// Note is what whoever ran it wants its readers to know.
+	Note       string `json:"note,omitempty"`
 	LoadBefore string `json:"loadBefore"`
 	LoadAfter  string `json:"loadAfter"`
 }
@@ -44,16 +43,30 @@ type costs struct {
 	Starts    []sample  `json:"starts"`
 	Execs     []float64 `json:"execMs"`
 	Processes []process `json:"processes"`
+	// Guest is nil for a runtime whose containers have none.
+	Guest *guest `json:"guest,omitempty"`
 }
 
 // guest is what there is only with a guest.
 type guest struct {
+	Hypervisor   string      `json:"hypervisor"`
+	VM           string      `json:"vm"`
 	CallsPerRun  float64     `json:"callsPerRun"`
 	RunMethods   string      `json:"runMethods"`
 	CallsPerExec float64     `json:"callsPerExec"`
 	ExecMethods  string      `json:"execMethods"`
 	Memory       guestMemory `json:"memory"`
+	// Gate is nil where the exec gate was not measured.
+	Gate *gate `json:"gate,omitempty"`
 }
+
+// guests are the runtimes whose containers have one.
+func (f *figures) guests() []*costs {
+	return slices.DeleteFunc(slices.Clone(f.Runtimes), func(c *costs) bool { return c.Guest == nil })
+}
+
+// beside is the runtime that the others are compared with.
+func (f *figures) beside() *costs { return f.Runtimes[len(f.Runtimes)-1] }
 
 // patience is how long the shim's messages may take to be in the log.
 const patience = 10 * time.Second
@@ -72,19 +85,21 @@ func measure(ctx context.Context, o options) (_ *figures, err error) {
 	b := &bench{
 		options: o,
 		engine:  engine{client: o.docker, image: o.image, network: o.network, ctx: ctx},
-		f:       &figures{Ours: costs{Runtime: o.runtime}, Theirs: costs{Runtime: o.against}},
+		f:       &figures{},
 	}
+	for _, name := range o.runtimes {
+		b.f.Runtimes = append(b.f.Runtimes, &costs{Runtime: name, Guest: &guest{}})
+	}
+	b.f.Runtimes = append(b.f.Runtimes, &costs{Runtime: o.against})
 	if b.log, err = shimlog.Open(o.log); err != nil {
 		return nil, err
 	}
-	if err := b.conditions(); err != nil {
-		return nil, err
-	}
-	for _, step := range []func() error{b.starts, b.callsPerRun, b.running, b.sizes} {
+	for _, step := range []func() error{b.conditions, b.starts, b.callsPerRun, b.memory, b.execs, b.gates} {
 		if err := step(); err != nil {
 			return nil, err
 		}
 	}
+	b.sizes()
 	b.f.Conditions.LoadAfter = load()
 	return b.f, nil
 }
@@ -95,7 +110,7 @@ func measure(ctx context.Context, o options) (_ *figures, err error) {
 func (b *bench) conditions() error {
 	b.f.Conditions = conditions{
 		Date: time.Now().UTC().Format(time.DateOnly), Host: host(), Image: b.image,
-		Network: b.network, Runs: b.runs, LoadBefore: load(),
+		Network: b.network, Runs: b.runs, Note: b.note, LoadBefore: load(),
 	}
 	if b.network == "" {
 		b.f.Conditions.Network = "the engine's default"
@@ -106,115 +121,118 @@ func (b *bench) conditions() error {
 	}
 	b.f.Conditions.Engine = version
 	say("warming up: %s", version)
-	if _, err := b.engine.run(b.against, "echo"); err != nil {
-		return err
-	}
-	r, err := b.engine.run(b.runtime, "echo")
-	if err != nil {
-		return err
-	}
-	started, err := b.log.Wait(r.id, shimlog.Started, patience)
-	if err != nil {
-		return err
-	}
-	b.f.Conditions.Hypervisor = started["hypervisor"]
-	b.f.Conditions.VM = fmt.Sprintf("%s virtual CPUs, %s MiB", started["cpus"], started["memory_mib"])
-	say("hypervisor: %s", started["hypervisor"])
-	return nil
-}
-
-// starts times "docker run".
-func (b *bench) starts() error {
-	for i := range b.runs {
-		r, err := b.engine.run(b.against, "echo", "x")
+	for _, c := range b.f.Runtimes {
+		r, err := b.engine.run(c.Runtime, "echo")
 		if err != nil {
 			return err
 		}
-		theirs, err := timed(r)
-		if err != nil {
-			return err
-		}
-		if r, err = b.engine.run(b.runtime, "echo", "x"); err != nil {
-			return err
-		}
-		ours, err := timed(r)
-		if err != nil {
-			return err
+		if c.Guest == nil {
+			continue
 		}
 		started, err := b.log.Wait(r.id, shimlog.Started, patience)
 		if err != nil {
 			return err
 		}
-		closed, err := b.log.Wait(r.id, shimlog.Closed, patience)
-		if err != nil {
-			return err
-		}
-		if err := ours.split(r, started, closed); err != nil {
-			return err
-		}
-		say("start %d of %d: %s %.0f ms, %s %.0f ms", i+1, b.runs, b.against, theirs.Total, b.runtime, ours.Total)
-		b.f.Theirs.Starts = append(b.f.Theirs.Starts, theirs)
-		b.f.Ours.Starts = append(b.f.Ours.Starts, ours)
+		c.Guest.Hypervisor = started["hypervisor"]
+		c.Guest.VM = fmt.Sprintf("%s virtual CPUs, %s MiB", started["cpus"], started["memory_mib"])
+		say("%s: %s, %s", c.Runtime, c.Guest.Hypervisor, c.Guest.VM)
 	}
 	return nil
 }
 
-func (b *bench) callsPerRun() error {
-	r, err := b.engine.run(b.runtime, "true")
-	if err != nil {
-		return err
-	}
-	e, err := b.log.Wait(r.id, shimlog.Closed, patience)
-	if err != nil {
-		return err
-	}
-	b.f.Guest.RunMethods = e["guest_methods"]
-	b.f.Guest.CallsPerRun, err = e.Number("guest_calls")
-	return err
-}
-
-// running measures containers that are there: memory first, since an exec leaves
-// traces in it.
-func (b *bench) running() (err error) {
-	theirs, err := b.engine.start(b.against)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, b.engine.remove(theirs)) }()
-	ours, err := b.engine.start(b.runtime)
-	if err != nil {
-		return err
-	}
-	removed := false
-	defer func() {
-		if !removed {
-			err = errors.Join(err, b.engine.remove(ours))
+// inTurn measures the runtimes in turn, as often as is asked for, and tells
+// what came out.
+func (b *bench) inTurn(what string, one func(*costs) (float64, error)) error {
+	for i := range b.runs {
+		var said []string
+		for _, c := range b.f.Runtimes {
+			took, err := one(c)
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.Runtime, err)
+			}
+			said = append(said, fmt.Sprintf("%s %.0f ms", c.Runtime, took))
 		}
-	}()
-	say("memory: %s of idling", b.settle)
-	time.Sleep(b.settle)
-	if err := b.memory(ours, theirs); err != nil {
-		return err
+		say("%s %d of %d: %s", what, i+1, b.runs, strings.Join(said, ", "))
 	}
-	if err := b.execs(ours, theirs); err != nil {
-		return err
-	}
-	removed = true
-	if err := b.engine.remove(ours); err != nil {
-		return err
-	}
-	return b.callsPerExec(ours)
+	return nil
 }
 
-func (b *bench) memory(ours, theirs string) (err error) {
+// starts times "docker run".
+func (b *bench) starts() error {
+	return b.inTurn("start", func(c *costs) (float64, error) {
+		r, err := b.engine.run(c.Runtime, "echo", "x")
+		if err != nil {
+			return 0, err
+		}
+		s, err := timed(r)
+		if err != nil {
+			return 0, err
+		}
+		if c.Guest != nil {
+			started, err := b.log.Wait(r.id, shimlog.Started, patience)
+			if err != nil {
+				return 0, err
+			}
+			closed, err := b.log.Wait(r.id, shimlog.Closed, patience)
+			if err != nil {
+				return 0, err
+			}
+			if err := s.split(r, started, closed); err != nil {
+				return 0, err
+			}
+		}
+		c.Starts = append(c.Starts, s)
+		return s.Total, nil
+	})
+}
+
+func (b *bench) callsPerRun() error {
+	for _, c := range b.f.guests() {
+		r, err := b.engine.run(c.Runtime, "true")
+		if err != nil {
+			return err
+		}
+		e, err := b.log.Wait(r.id, shimlog.Closed, patience)
+		if err != nil {
+			return err
+		}
+		c.Guest.RunMethods = e["guest_methods"]
+		if c.Guest.CallsPerRun, err = e.Number("guest_calls"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// memory looks at an idle container of each runtime. One at a time: processes
+// of two containers of ours share pages, which would make each look smaller.
+func (b *bench) memory() error {
+	for _, c := range b.f.Runtimes {
+		say("memory of %s: %s of idling", c.Runtime, b.settle)
+		if err := b.with(c.Runtime, func(id string) error { return b.idle(c, id) }); err != nil {
+			return fmt.Errorf("%s: %w", c.Runtime, err)
+		}
+	}
+	return nil
+}
+
+// with does something with a container that sleeps, and removes it.
+func (b *bench) with(runtime string, do func(id string) error) (err error) {
+	id, err := b.engine.start(runtime)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.engine.remove(id)) }()
+	return do(id)
+}
+
+func (b *bench) idle(c *costs, id string) (err error) {
+	time.Sleep(b.settle)
 	p := proc{os.DirFS("/proc")}
-	if b.f.Ours.Processes, err = p.of(ours, sleeper); err != nil {
+	if c.Processes, err = p.of(id, sleeper); err != nil || c.Guest == nil {
 		return err
 	}
-	if b.f.Theirs.Processes, err = p.of(theirs, sleeper); err != nil {
-		return err
-	}
-	started, err := b.log.Wait(ours, shimlog.Started, patience)
+	started, err := b.log.Wait(id, shimlog.Started, patience)
 	if err != nil {
 		return err
 	}
@@ -222,35 +240,51 @@ func (b *bench) memory(ours, theirs string) (err error) {
 	if err != nil {
 		return err
 	}
-	meminfo, err := b.engine.docker("exec", ours, "cat", "/proc/meminfo")
+	meminfo, err := b.engine.docker("exec", id, "cat", "/proc/meminfo")
 	if err != nil {
 		return err
 	}
-	b.f.Guest.Memory, err = guestMemoryOf(meminfo, size)
+	c.Guest.Memory, err = guestMemoryOf(meminfo, size)
 	return err
 }
 
-// execs times "docker exec", in turn.
-func (b *bench) execs(ours, theirs string) error {
-	for i := range b.runs {
-		runc, err := b.engine.exec(theirs)
-		if err != nil {
+// execs times "docker exec" in a container of each runtime.
+func (b *bench) execs() error {
+	ids := map[*costs]string{}
+	if err := b.execsIn(ids); err != nil {
+		return err
+	}
+	for _, c := range b.f.guests() {
+		if err := b.callsPerExec(c, ids[c]); err != nil {
 			return err
 		}
-		vm, err := b.engine.exec(ours)
-		if err != nil {
-			return err
-		}
-		say("exec %d of %d: %s %.0f ms, %s %.0f ms", i+1, b.runs, b.against, ms(runc), b.runtime, ms(vm))
-		b.f.Theirs.Execs = append(b.f.Theirs.Execs, ms(runc))
-		b.f.Ours.Execs = append(b.f.Ours.Execs, ms(vm))
 	}
 	return nil
 }
 
+// execsIn notes the containers, which are gone when it returns.
+func (b *bench) execsIn(ids map[*costs]string) (err error) {
+	defer func() {
+		for _, id := range ids {
+			err = errors.Join(err, b.engine.remove(id))
+		}
+	}()
+	for _, c := range b.f.Runtimes {
+		if ids[c], err = b.engine.start(c.Runtime); err != nil {
+			delete(ids, c)
+			return err
+		}
+	}
+	return b.inTurn("exec", func(c *costs) (float64, error) {
+		took, err := b.engine.exec(ids[c])
+		c.Execs = append(c.Execs, ms(took))
+		return ms(took), err
+	})
+}
+
 // callsPerExec takes what a container costs without execs from what one with
 // them cost. Being removed by force, it was killed by a call of its own.
-func (b *bench) callsPerExec(id string) error {
+func (b *bench) callsPerExec(c *costs, id string) error {
 	e, err := b.log.Wait(id, shimlog.Closed, patience)
 	if err != nil {
 		return err
@@ -259,26 +293,26 @@ func (b *bench) callsPerExec(id string) error {
 	if err != nil {
 		return err
 	}
-	b.f.Guest.ExecMethods = e["guest_methods"]
+	c.Guest.ExecMethods = e["guest_methods"]
 	kills, err := shimlog.Parse("Kill=0 " + e["guest_methods"]).Number("Kill")
 	if err != nil {
 		return err
 	}
-	// One more exec than were timed has read the guest's memory.
-	b.f.Guest.CallsPerExec = (calls - kills - b.f.Guest.CallsPerRun) / float64(b.runs+1)
+	c.Guest.CallsPerExec = (calls - kills - c.Guest.CallsPerRun) / float64(b.runs)
 	return nil
 }
 
-func (b *bench) sizes() error {
-	b.f.Sizes = sizes(
+func (b *bench) sizes() {
+	paths := []string{
 		filepath.Join(b.lib, "vmlinux"), filepath.Join(b.lib, "guest.img"),
-		filepath.Join(b.bin, "containerd-shim-nanoclaw-v2"), filepath.Join(b.bin, "nanoclaw-agent"))
+		filepath.Join(b.bin, "containerd-shim-nanoclaw-v2"), filepath.Join(b.bin, "nanoclaw-agent"),
+	}
 	for _, name := range []string{"containerd-shim-runc-v2", "runc"} {
 		if path, err := exec.LookPath(name); err == nil {
-			b.f.TheirSizes = append(b.f.TheirSizes, sizes(path)...)
+			paths = append(paths, path)
 		}
 	}
-	return nil
+	b.f.Sizes = sizes(paths...)
 }
 
 // host says in a few words which machine this is.

@@ -13,13 +13,18 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nanoclaw/nanoclaw/guestagent/execgate"
+	"github.com/nanoclaw/nanoclaw/shim/hidefs"
 	"github.com/nanoclaw/nanoclaw/test/bypass/attempts"
 	"github.com/nanoclaw/nanoclaw/test/inguest"
 )
@@ -36,7 +41,30 @@ func TestMain(m *testing.M) {
 	if os.Getenv(attemptVariable) != "" || path.Base(os.Args[0]) == path.Base(attempts.Self) {
 		attempts.Main(os.Args)
 	}
+	if hidefs.IsServer(os.Args) {
+		hidefs.Main()
+	}
+	// What is composed on the host is composed where the host does not see it.
+	if os.Getuid() == 0 && !inguest.Inside() && os.Getenv(privateVariable) == "" {
+		os.Exit(inPrivate())
+	}
 	inguest.Main(m)
+}
+
+// privateVariable tells this program that it has mounts of its own.
+const privateVariable = "NANOCLAW_BYPASS_PRIVATE"
+
+// inPrivate runs this program once more, with mounts of its own.
+func inPrivate() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), privateVariable+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Run(); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
 }
 
 // TestInVM boots the VM in which the attempts are made.
@@ -57,7 +85,7 @@ func TestInVM(t *testing.T) {
 	if pattern == "" {
 		pattern = "TestGuest"
 	}
-	inguest.Run(t, pattern, nil)
+	inguest.Run(t, pattern, inguest.Options{})
 }
 
 func rules() []execgate.Rule {

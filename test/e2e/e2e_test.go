@@ -9,6 +9,7 @@
 package e2e
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -35,6 +36,7 @@ const (
 	envRecord     = "E2E_RECORD"     // this command is to be recorded, although the test did not call it itself
 	envDiffers    = "E2E_DIFFERS"    // why its outcome differs between runtimes
 	envVaries     = "E2E_VARIES"     // why its outcome is another every time
+	envVerify     = "E2E_VERIFY"     // which of nanoclaw verify's checks are broken: names, or all
 )
 
 func TestMain(m *testing.M) {
@@ -121,6 +123,7 @@ func params(enter, runtime, transcript string) testscript.Params {
 			env.Setenv("FILES", often("E2E_FILES", "2000"))
 			env.Setenv("NANOCLAW_ENGINE", os.Getenv("NANOCLAW_ENGINE"))
 			env.Setenv(envTest, strconv.Itoa(os.Getpid()))
+			env.Setenv(envVerify, cmp.Or(os.Getenv(envVerify), "secrets crash"))
 			if runtime != "" {
 				env.Setenv(envRuntime, runtime)
 				env.Setenv(envTranscript, transcript)

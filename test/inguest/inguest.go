@@ -73,14 +73,24 @@ func prepare() error {
 // result is a line of go test's that tells of one test.
 var result = regexp.MustCompile(`^( *)--- (PASS|FAIL|SKIP): (\S+)`)
 
+// Options are what a VM has besides the test binary.
+type Options struct {
+	// Files are further files of the guest's root, and where they come from.
+	Files map[string]string
+	// Variables of the tests' environment in the guest, as NAME=VALUE.
+	Variables []string
+	// Machine are further arguments of QEMU's.
+	Machine []string
+}
+
 // Run boots a VM that runs the tests which match pattern, and reports each of
 // them as a part of t. It skips where no VM can be.
-func Run(t *testing.T, pattern string, files map[string]string) {
+func Run(t *testing.T, pattern string, o Options) {
 	t.Helper()
 	kernel, qemu, self := needs(t)
 	archive := filepath.Join(t.TempDir(), "initramfs")
 	content := map[string]string{"init": self}
-	for name, from := range files {
+	for name, from := range o.Files {
 		content[name] = from
 	}
 	if err := writeArchive(archive, content); err != nil {
@@ -92,11 +102,13 @@ func Run(t *testing.T, pattern string, files map[string]string) {
 	if os.Getenv("NANOCLAW_TEST_ACCEL") == "kvm" {
 		accel = "kvm"
 	}
-	cmd := exec.CommandContext(ctx, qemu,
+	arguments := []string{
 		"-M", "q35", "-accel", accel, "-cpu", "max,erms=off,fsrm=off", "-m", "512", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-kernel", kernel, "-initrd", archive,
-		"-append", "console=hvc0 quiet panic=-1 "+variable+"=1 -- -test.v -test.timeout=19m -test.run="+pattern,
-		"-device", "virtio-serial-pci", "-chardev", "stdio,id=console", "-device", "virtconsole,chardev=console")
+		"-append", "console=hvc0 quiet panic=-1 " + variable + "=1 " + strings.Join(o.Variables, " ") + " -- -test.v -test.timeout=19m -test.run=" + pattern,
+		"-device", "virtio-serial-pci", "-chardev", "stdio,id=console", "-device", "virtconsole,chardev=console",
+	}
+	cmd := exec.CommandContext(ctx, qemu, append(arguments, o.Machine...)...)
 	console, err := cmd.CombinedOutput()
 	report(t, console)
 	if err != nil || !bytes.Contains(console, []byte("inguest: exit 0")) {

@@ -47,6 +47,17 @@ stop_machine() {
 	rm -rf "$run"
 }
 
+# put_cloud_hypervisor puts Cloud Hypervisor into the machine; where this machine has none it says so and fails.
+put_cloud_hypervisor() {
+	local binary
+	if ! binary=$(command -v "${CLOUD_HYPERVISOR:-cloud-hypervisor}"); then
+		echo "--- SKIP: cloud-hypervisor: ${CLOUD_HYPERVISOR:-none on PATH}; name one with CLOUD_HYPERVISOR=PATH: version 52 or later," \
+			"from a distribution, from the releases of cloud-hypervisor.org, or built from its source"
+		return 1
+	fi
+	"$here/enter" sh -c 'cat >/usr/local/bin/cloud-hypervisor && chmod 755 /usr/local/bin/cloud-hypervisor' <"$binary"
+}
+
 # prune_disks removes old disks, but those that a machine uses.
 prune_disks() {
 	prune "old disks" "$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | grep -o "$cache/kvm/[0-9a-f]*" | sort -u)"

@@ -296,7 +296,7 @@ type ExecGate struct {
 	UserNamespaces bool `protobuf:"varint,6,opt,name=user_namespaces,json=userNamespaces,proto3" json:"user_namespaces,omitempty"`
 	Mounts         bool `protobuf:"varint,7,opt,name=mounts,proto3" json:"mounts,omitempty"`
 	Ptrace         bool `protobuf:"varint,8,opt,name=ptrace,proto3" json:"ptrace,omitempty"`
-	// Record the programs that may run as well.
+	// Record the programs that may run as well, each once.
 	RecordAllowed bool `protobuf:"varint,9,opt,name=record_allowed,json=recordAllowed,proto3" json:"record_allowed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1218,12 +1218,20 @@ func (x *ProcessesRequest) GetContainer() string {
 	return ""
 }
 
+// Process is one of a container's. PIDs are as the container sees them.
 type Process struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Pid   uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
 	// The exec this process was started as; empty for others and init.
-	Exec          string `protobuf:"bytes,2,opt,name=exec,proto3" json:"exec,omitempty"`
-	Command       string `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
+	Exec string `protobuf:"bytes,2,opt,name=exec,proto3" json:"exec,omitempty"`
+	// The program and its arguments with spaces between, the first 256 bytes of
+	// them; the name in brackets where there are none.
+	Command string `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
+	// 0 where the parent is none of the container's.
+	Ppid uint32 `protobuf:"varint,4,opt,name=ppid,proto3" json:"ppid,omitempty"`
+	Uid  uint32 `protobuf:"varint,5,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The time of CPUs that it has used.
+	CpuMs         uint64 `protobuf:"varint,6,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1279,10 +1287,33 @@ func (x *Process) GetCommand() string {
 	return ""
 }
 
+func (x *Process) GetPpid() uint32 {
+	if x != nil {
+		return x.Ppid
+	}
+	return 0
+}
+
+func (x *Process) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Process) GetCpuMs() uint64 {
+	if x != nil {
+		return x.CpuMs
+	}
+	return 0
+}
+
 type ProcessesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 32768.
-	Processes     []*Process `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
+	// At most 4096, by their PIDs.
+	Processes []*Process `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
+	// How many there are beside these.
+	More          uint32 `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1322,6 +1353,13 @@ func (x *ProcessesResponse) GetProcesses() []*Process {
 		return x.Processes
 	}
 	return nil
+}
+
+func (x *ProcessesResponse) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
 }
 
 type PauseRequest struct {
@@ -1749,7 +1787,9 @@ type NetworkState struct {
 	Interfaces []*Interface           `protobuf:"bytes,1,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
 	Routes     []*Route               `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
 	// Answer DNS on 127.0.0.11:53, relayed to the host (api/stream, KindDNS).
-	RelayDns      bool `protobuf:"varint,3,opt,name=relay_dns,json=relayDns,proto3" json:"relay_dns,omitempty"`
+	RelayDns bool `protobuf:"varint,3,opt,name=relay_dns,json=relayDns,proto3" json:"relay_dns,omitempty"`
+	// Whose link-layer addresses are given and not asked for.
+	Neighbors     []*Neighbor `protobuf:"bytes,4,rep,name=neighbors,proto3" json:"neighbors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1805,6 +1845,73 @@ func (x *NetworkState) GetRelayDns() bool {
 	return false
 }
 
+func (x *NetworkState) GetNeighbors() []*Neighbor {
+	if x != nil {
+		return x.Neighbors
+	}
+	return nil
+}
+
+type Neighbor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interface     string                 `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Mac           []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Neighbor) Reset() {
+	*x = Neighbor{}
+	mi := &file_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Neighbor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Neighbor) ProtoMessage() {}
+
+func (x *Neighbor) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Neighbor.ProtoReflect.Descriptor instead.
+func (*Neighbor) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Neighbor) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Neighbor) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Neighbor) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
 type Interface struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name in the container, such as eth0.
@@ -1816,14 +1923,17 @@ type Interface struct {
 	DeviceMac []byte `protobuf:"bytes,3,opt,name=device_mac,json=deviceMac,proto3" json:"device_mac,omitempty"`
 	Mtu       uint32 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// CIDR, such as 172.17.0.2/16.
-	Addresses     []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Addresses []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// The addresses make no routes: who has one of the same network is not on
+	// this link.
+	NoPrefixRoutes bool `protobuf:"varint,6,opt,name=no_prefix_routes,json=noPrefixRoutes,proto3" json:"no_prefix_routes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1945,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1958,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Interface) GetName() string {
@@ -1886,6 +1996,13 @@ func (x *Interface) GetAddresses() []string {
 	return nil
 }
 
+func (x *Interface) GetNoPrefixRoutes() bool {
+	if x != nil {
+		return x.NoPrefixRoutes
+	}
+	return false
+}
+
 type Route struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// CIDR; empty is the default route.
@@ -1905,7 +2022,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2034,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2047,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Route) GetDestination() string {
@@ -2000,7 +2117,7 @@ type DecisionsRequest struct {
 
 func (x *DecisionsRequest) Reset() {
 	*x = DecisionsRequest{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2129,7 @@ func (x *DecisionsRequest) String() string {
 func (*DecisionsRequest) ProtoMessage() {}
 
 func (x *DecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2142,7 @@ func (x *DecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionsRequest.ProtoReflect.Descriptor instead.
 func (*DecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DecisionsRequest) GetContainer() string {
@@ -2054,7 +2171,7 @@ type DecisionsResponse struct {
 
 func (x *DecisionsResponse) Reset() {
 	*x = DecisionsResponse{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2183,7 @@ func (x *DecisionsResponse) String() string {
 func (*DecisionsResponse) ProtoMessage() {}
 
 func (x *DecisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2196,7 @@ func (x *DecisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionsResponse.ProtoReflect.Descriptor instead.
 func (*DecisionsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DecisionsResponse) GetDecisions() []*Decision {
@@ -2129,7 +2246,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2258,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2271,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Decision) GetKind() string {
@@ -2250,7 +2367,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2379,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2392,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteRequest) GetContainer() string {
@@ -2293,7 +2410,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2422,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2435,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 type ShutdownRequest struct {
@@ -2329,7 +2446,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2458,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2471,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 type ShutdownResponse struct {
@@ -2365,7 +2482,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2494,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2507,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2483,13 +2600,17 @@ const file_agent_proto_rawDesc = "" +
 	"\x06height\x18\x04 \x01(\rR\x06height\"\x10\n" +
 	"\x0eResizeResponse\"0\n" +
 	"\x10ProcessesRequest\x12\x1c\n" +
-	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"I\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x86\x01\n" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x12\n" +
 	"\x04exec\x18\x02 \x01(\tR\x04exec\x12\x18\n" +
-	"\acommand\x18\x03 \x01(\tR\acommand\"M\n" +
+	"\acommand\x18\x03 \x01(\tR\acommand\x12\x12\n" +
+	"\x04ppid\x18\x04 \x01(\rR\x04ppid\x12\x10\n" +
+	"\x03uid\x18\x05 \x01(\rR\x03uid\x12\x15\n" +
+	"\x06cpu_ms\x18\x06 \x01(\x04R\x05cpuMs\"a\n" +
 	"\x11ProcessesResponse\x128\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x1a.nanoclaw.agent.v1.ProcessR\tprocesses\",\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x1a.nanoclaw.agent.v1.ProcessR\tprocesses\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\rR\x04more\",\n" +
 	"\fPauseRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x0f\n" +
 	"\rPauseResponse\"-\n" +
@@ -2506,20 +2627,26 @@ const file_agent_proto_rawDesc = "" +
 	"\ametrics\x18\x01 \x01(\fR\ametrics\"K\n" +
 	"\x0eNetworkRequest\x129\n" +
 	"\anetwork\x18\x01 \x01(\v2\x1f.nanoclaw.agent.v1.NetworkStateR\anetwork\"\x11\n" +
-	"\x0fNetworkResponse\"\x9b\x01\n" +
+	"\x0fNetworkResponse\"\xd6\x01\n" +
 	"\fNetworkState\x12<\n" +
 	"\n" +
 	"interfaces\x18\x01 \x03(\v2\x1c.nanoclaw.agent.v1.InterfaceR\n" +
 	"interfaces\x120\n" +
 	"\x06routes\x18\x02 \x03(\v2\x18.nanoclaw.agent.v1.RouteR\x06routes\x12\x1b\n" +
-	"\trelay_dns\x18\x03 \x01(\bR\brelayDns\"\x80\x01\n" +
+	"\trelay_dns\x18\x03 \x01(\bR\brelayDns\x129\n" +
+	"\tneighbors\x18\x04 \x03(\v2\x1b.nanoclaw.agent.v1.NeighborR\tneighbors\"T\n" +
+	"\bNeighbor\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\"\xaa\x01\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x1d\n" +
 	"\n" +
 	"device_mac\x18\x03 \x01(\fR\tdeviceMac\x12\x10\n" +
 	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12\x1c\n" +
-	"\taddresses\x18\x05 \x03(\tR\taddresses\"\xd1\x01\n" +
+	"\taddresses\x18\x05 \x03(\tR\taddresses\x12(\n" +
+	"\x10no_prefix_routes\x18\x06 \x01(\bR\x0enoPrefixRoutes\"\xd1\x01\n" +
 	"\x05Route\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12\x1c\n" +
@@ -2584,7 +2711,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_agent_proto_goTypes = []any{
 	(ExecRule_Action)(0),          // 0: nanoclaw.agent.v1.ExecRule.Action
 	(*Stdio)(nil),                 // 1: nanoclaw.agent.v1.Stdio
@@ -2617,16 +2744,17 @@ var file_agent_proto_goTypes = []any{
 	(*NetworkRequest)(nil),        // 28: nanoclaw.agent.v1.NetworkRequest
 	(*NetworkResponse)(nil),       // 29: nanoclaw.agent.v1.NetworkResponse
 	(*NetworkState)(nil),          // 30: nanoclaw.agent.v1.NetworkState
-	(*Interface)(nil),             // 31: nanoclaw.agent.v1.Interface
-	(*Route)(nil),                 // 32: nanoclaw.agent.v1.Route
-	(*DecisionsRequest)(nil),      // 33: nanoclaw.agent.v1.DecisionsRequest
-	(*DecisionsResponse)(nil),     // 34: nanoclaw.agent.v1.DecisionsResponse
-	(*Decision)(nil),              // 35: nanoclaw.agent.v1.Decision
-	(*DeleteRequest)(nil),         // 36: nanoclaw.agent.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 37: nanoclaw.agent.v1.DeleteResponse
-	(*ShutdownRequest)(nil),       // 38: nanoclaw.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 39: nanoclaw.agent.v1.ShutdownResponse
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*Neighbor)(nil),              // 31: nanoclaw.agent.v1.Neighbor
+	(*Interface)(nil),             // 32: nanoclaw.agent.v1.Interface
+	(*Route)(nil),                 // 33: nanoclaw.agent.v1.Route
+	(*DecisionsRequest)(nil),      // 34: nanoclaw.agent.v1.DecisionsRequest
+	(*DecisionsResponse)(nil),     // 35: nanoclaw.agent.v1.DecisionsResponse
+	(*Decision)(nil),              // 36: nanoclaw.agent.v1.Decision
+	(*DeleteRequest)(nil),         // 37: nanoclaw.agent.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 38: nanoclaw.agent.v1.DeleteResponse
+	(*ShutdownRequest)(nil),       // 39: nanoclaw.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 40: nanoclaw.agent.v1.ShutdownResponse
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
 }
 var file_agent_proto_depIdxs = []int32{
 	1,  // 0: nanoclaw.agent.v1.CreateRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
@@ -2638,47 +2766,48 @@ var file_agent_proto_depIdxs = []int32{
 	4,  // 6: nanoclaw.agent.v1.ExecRule.reason:type_name -> nanoclaw.agent.v1.ExecReason
 	30, // 7: nanoclaw.agent.v1.StartRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
 	1,  // 8: nanoclaw.agent.v1.ExecRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
-	40, // 9: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
+	41, // 9: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
 	18, // 10: nanoclaw.agent.v1.ProcessesResponse.processes:type_name -> nanoclaw.agent.v1.Process
 	30, // 11: nanoclaw.agent.v1.NetworkRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
-	31, // 12: nanoclaw.agent.v1.NetworkState.interfaces:type_name -> nanoclaw.agent.v1.Interface
-	32, // 13: nanoclaw.agent.v1.NetworkState.routes:type_name -> nanoclaw.agent.v1.Route
-	35, // 14: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
-	2,  // 15: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
-	7,  // 16: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
-	9,  // 17: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
-	11, // 18: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
-	13, // 19: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
-	15, // 20: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
-	17, // 21: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
-	20, // 22: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
-	22, // 23: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
-	24, // 24: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
-	26, // 25: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
-	28, // 26: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
-	33, // 27: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
-	36, // 28: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
-	38, // 29: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
-	6,  // 30: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
-	8,  // 31: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
-	10, // 32: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
-	12, // 33: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
-	14, // 34: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
-	16, // 35: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
-	19, // 36: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
-	21, // 37: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
-	23, // 38: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
-	25, // 39: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
-	27, // 40: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
-	29, // 41: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
-	34, // 42: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
-	37, // 43: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
-	39, // 44: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
-	30, // [30:45] is the sub-list for method output_type
-	15, // [15:30] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	32, // 12: nanoclaw.agent.v1.NetworkState.interfaces:type_name -> nanoclaw.agent.v1.Interface
+	33, // 13: nanoclaw.agent.v1.NetworkState.routes:type_name -> nanoclaw.agent.v1.Route
+	31, // 14: nanoclaw.agent.v1.NetworkState.neighbors:type_name -> nanoclaw.agent.v1.Neighbor
+	36, // 15: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
+	2,  // 16: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
+	7,  // 17: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
+	9,  // 18: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
+	11, // 19: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
+	13, // 20: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
+	15, // 21: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
+	17, // 22: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
+	20, // 23: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
+	22, // 24: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
+	24, // 25: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
+	26, // 26: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
+	28, // 27: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
+	34, // 28: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
+	37, // 29: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
+	39, // 30: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
+	6,  // 31: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
+	8,  // 32: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
+	10, // 33: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
+	12, // 34: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
+	14, // 35: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
+	16, // 36: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
+	19, // 37: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
+	21, // 38: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
+	23, // 39: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
+	25, // 40: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
+	27, // 41: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
+	29, // 42: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
+	35, // 43: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
+	38, // 44: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
+	40, // 45: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
+	31, // [31:46] is the sub-list for method output_type
+	16, // [16:31] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2692,7 +2821,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,4 +29,9 @@ const (
 
 	// MaxContainerID is the length of the longest container or exec id.
 	MaxContainerID = 128
+
+	// MaxProcesses is how many processes are listed at most, MaxCommand how many
+	// bytes of the command line of each.
+	MaxProcesses = 4096
+	MaxCommand   = 256
 )

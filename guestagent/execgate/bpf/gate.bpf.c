@@ -174,6 +174,12 @@ static __always_inline int refuse(u64 id, u32 kind, u32 decision, u32 rule, cons
 	return err;
 }
 
+/* note records a refusal that is not carried out. */
+static __always_inline void note(u64 id, u32 kind, u32 decision, u32 rule, const void *name)
+{
+	tell(id, kind, decision, 1, rule, name);
+}
+
 /* The verifier wants to see that a hook returns an error number or 0. */
 #define RETURN(value)                                                                                                  \
 	do {                                                                                                           \
@@ -242,19 +248,28 @@ static __always_inline u32 first_list(u32 lists)
 	return RULE_LIST + n;
 }
 
-/* would_refuse records what rules that only record would not let run. */
-static __always_inline void would_refuse(struct scope *s, u64 id, struct label *l, struct inode *inode, u32 kind,
+/* would_refuse records what rules that only record would not let run, and reports whether there is anything. */
+static __always_inline bool would_refuse(struct scope *s, u64 id, struct label *l, struct inode *inode, u32 kind,
 					 const void *name)
 {
+	u32 rule = l ? l->would_rule : 0;
 	u32 would = l ? l->would : 0;
 	u32 missing = s->lists_would & ~(l ? l->lists | l->arg_lists : 0);
 
+	/* A program that is run maps itself, and was told of by then. */
+	if (kind == KIND_MAP && is_own_program(inode))
+		return false;
 	if (would & (LABEL_HIDE | LABEL_DENY | LABEL_ASK))
-		tell(id, kind, would & LABEL_ASK ? DECISION_ASK : DECISION_DENY, 1, l ? l->would_rule : 0, name);
+		note(id, kind, would & LABEL_ASK ? DECISION_ASK : DECISION_DENY, rule, name);
 	else if (missing && kind == KIND_EXEC)
-		tell(id, kind, DECISION_DENY, 1, first_list(missing), name);
+		note(id, kind, DECISION_DENY, first_list(missing), name);
 	else if (s->flags & SCOPE_IMAGE_WOULD && !(l && l->bits & LABEL_TRUSTED) && !from_image(s, inode))
-		tell(id, kind, DECISION_DENY, 1, RULE_IMAGE, name);
+		note(id, kind, DECISION_DENY, RULE_IMAGE, name);
+	else if (would & LABEL_GUARDED && kind == KIND_MAP)
+		note(id, kind, DECISION_DENY, rule, name);
+	else
+		return false;
+	return true;
 }
 
 /* foresee keeps what becomes of the task when the exec is committed. */
@@ -287,6 +302,7 @@ static __always_inline int check_program(struct scope *s, u64 id, struct inode *
 	u32 bits = l ? l->bits : 0;
 	u32 rule = l ? l->rule : 0;
 	u32 missing = s->lists & ~(l ? l->lists | l->arg_lists : 0);
+	bool told;
 
 	if (bits & LABEL_HIDE)
 		return refuse(id, KIND_EXEC, DECISION_HIDE, rule, filename, -ENOENT);
@@ -298,10 +314,10 @@ static __always_inline int check_program(struct scope *s, u64 id, struct inode *
 		return refuse(id, KIND_EXEC, DECISION_DENY, RULE_IMAGE, filename, -EACCES);
 	if (bits & LABEL_ASK)
 		return refuse(id, KIND_EXEC, DECISION_ASK, rule, filename, -EACCES);
-	would_refuse(s, id, l, inode, KIND_EXEC, filename);
+	told = would_refuse(s, id, l, inode, KIND_EXEC, filename);
 	if (l && (bits & (LABEL_READONLY | LABEL_ARGS | LABEL_GUARDED) || l->would & LABEL_READONLY) && foresee(l))
 		return -EACCES;
-	if (s->flags & SCOPE_RECORD_ALLOWED)
+	if (s->flags & SCOPE_RECORD_ALLOWED && !told)
 		tell(id, KIND_EXEC, DECISION_ALLOW, 0, rule, filename);
 	return 0;
 }
@@ -470,8 +486,11 @@ static __always_inline void check_args(struct scope *s, u64 id, struct linux_bin
 	bpf_task_storage_delete(&arg_buffers, task);
 	/* Arguments that were not read to their end may hold anything. */
 	if (a.argc > 0) {
-		tell_args(id, bprm, DECISION_DENY, 0, 0);
-		bpf_send_signal(9);
+		u32 would = !set->firm && !(s->lists & ~lists);
+
+		tell_args(id, bprm, DECISION_DENY, would, 0);
+		if (!would)
+			bpf_send_signal(9);
 		return;
 	}
 	v.set = set;
@@ -609,7 +628,7 @@ static __always_inline int check_readonly(u64 id, const void *name)
 		return 0;
 	if (t->flags & TASK_READONLY)
 		return refuse(id, KIND_READONLY, DECISION_DENY, t->rule, name, -EROFS);
-	tell(id, KIND_READONLY, DECISION_DENY, 1, t->rule, name);
+	note(id, KIND_READONLY, DECISION_DENY, t->rule, name);
 	return 0;
 }
 
@@ -618,7 +637,7 @@ static __always_inline bool mark_written(struct scope *s, struct inode *inode)
 {
 	if (!(s->flags & (SCOPE_IMAGE | SCOPE_IMAGE_WOULD)) || !is_regular(inode) || !in_root(s, inode))
 		return true;
-	return bpf_inode_storage_get(&written, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	return bpf_inode_storage_get(&written, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE) || !(s->flags & SCOPE_IMAGE);
 }
 
 static __always_inline int check_open(struct scope *s, u64 id, struct file *file)
@@ -626,6 +645,7 @@ static __always_inline int check_open(struct scope *s, u64 id, struct file *file
 	struct inode *inode = file->f_inode;
 	struct label *l = label_of(inode, id);
 	u32 bits = l ? l->bits : 0;
+	u32 would = l ? l->would : 0;
 	u32 rule = l ? l->rule : 0;
 	u32 kind = inode->i_mode & S_IFMT;
 	const void *name = file->f_path.dentry->d_name.name;
@@ -637,22 +657,29 @@ static __always_inline int check_open(struct scope *s, u64 id, struct file *file
 		return refuse(id, KIND_OPEN, DECISION_HIDE, rule, name, -ENOENT);
 	if (bits & (LABEL_DENY | LABEL_ASK))
 		return refuse(id, KIND_OPEN, DECISION_DENY, rule, name, -EACCES);
+	if (l && would & (LABEL_HIDE | LABEL_DENY | LABEL_ASK))
+		note(id, KIND_OPEN, DECISION_DENY, l->would_rule, name);
 	if (file->f_mode & FMODE_WRITE) {
 		if ((kind == S_IFREG || kind == S_IFBLK) && check_readonly(id, name))
 			return -EROFS;
 		if (bits & LABEL_KEPT)
 			return refuse(id, KIND_CHANGE, DECISION_DENY, rule, name, -EACCES);
+		if (l && would & LABEL_KEPT)
+			note(id, KIND_CHANGE, DECISION_DENY, l->would_rule, name);
 		/* Through sysfs the devices of the VM can be driven, and with them its memory. */
 		if (inode->i_sb->s_magic == SYSFS_MAGIC)
 			return refuse(id, KIND_SYSFS, DECISION_DENY, 0, name, -EROFS);
 		return mark_written(s, inode) ? 0 : -EACCES;
 	}
 	/* Who can read a program with conditions can make a copy that has none. A script is read by who runs it. */
-	if (bits & LABEL_GUARDED) {
+	if (l && (bits | would) & LABEL_GUARDED) {
 		struct task_state *t = state_of(bpf_get_current_task_btf(), 0);
 
-		if (!(t && l && t->self == l->id) && !is_own_program(inode))
-			return refuse(id, KIND_OPEN, DECISION_DENY, rule, name, -EACCES);
+		if (!(t && t->self == l->id) && !is_own_program(inode)) {
+			if (bits & LABEL_GUARDED)
+				return refuse(id, KIND_OPEN, DECISION_DENY, rule, name, -EACCES);
+			note(id, KIND_OPEN, DECISION_DENY, l->would_rule, name);
+		}
 	}
 	return 0;
 }
@@ -684,6 +711,8 @@ static __always_inline int check_change(struct dentry *dentry)
 	l = label_of(dentry->d_inode, id);
 	if (l && l->bits & LABEL_KEPT)
 		return refuse(id, KIND_CHANGE, DECISION_DENY, l->rule, name, -EACCES);
+	if (l && l->would & LABEL_KEPT)
+		note(id, KIND_CHANGE, DECISION_DENY, l->would_rule, name);
 	return 0;
 }
 
@@ -824,15 +853,18 @@ int BPF_PROG(make_socket, int family, int type, int protocol, int kern)
 	RETURN(refuse(id, KIND_VSOCK, DECISION_DENY, 0, 0, -EACCES));
 }
 
-/* check_forbidden refuses what the scope has no flag for. */
-static __always_inline int check_forbidden(u32 kind, u32 unless)
+/* check_way refuses what the scope has no flag for: by it rules are got around. Where these only record, so does this. */
+static __always_inline int check_way(u32 kind, u32 unless)
 {
 	u64 id;
 	struct scope *s = current_scope(&id);
 
 	if (!s || s->flags & unless)
 		return 0;
-	return refuse(id, kind, DECISION_DENY, 0, 0, -EPERM);
+	if (!(s->flags & SCOPE_WOULD))
+		return refuse(id, kind, DECISION_DENY, 0, 0, -EPERM);
+	note(id, kind, DECISION_DENY, 0, 0);
+	return 0;
 }
 
 /* A container of this VM that has no gate could take another's away. */
@@ -848,37 +880,43 @@ int BPF_PROG(use_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 SEC("lsm/perf_event_open")
 int BPF_PROG(use_perf, struct perf_event_attr *attr, int type)
 {
-	RETURN(check_forbidden(KIND_PERF, 0));
+	u64 id;
+	struct scope *s = current_scope(&id);
+
+	/* With the gate's own programs in sight, in every mode. */
+	if (!s)
+		return 0;
+	RETURN(refuse(id, KIND_PERF, DECISION_DENY, 0, 0, -EPERM));
 }
 
 SEC("lsm/userns_create")
 int BPF_PROG(make_userns, const struct cred *cred)
 {
-	RETURN(check_forbidden(KIND_USERNS, SCOPE_USERNS));
+	RETURN(check_way(KIND_USERNS, SCOPE_USERNS));
 }
 
 SEC("lsm/sb_mount")
 int BPF_PROG(mount_path, const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data)
 {
-	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
 }
 
 SEC("lsm/move_mount")
 int BPF_PROG(mount_moved, const struct path *from_path, const struct path *to_path)
 {
-	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
 }
 
 SEC("lsm/sb_umount")
 int BPF_PROG(unmount_path, struct vfsmount *mnt, int flags)
 {
-	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
 }
 
 SEC("lsm/sb_pivotroot")
 int BPF_PROG(pivot, const struct path *old_path, const struct path *new_path)
 {
-	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
 }
 
 /* is_type compares the name of a type of file systems, all of it, with one of up to eight bytes. */
@@ -905,10 +943,12 @@ int BPF_PROG(mount_new, const struct super_block *sb)
 	/* A second mount of the same files shows them as other files, which no rule names. */
 	bpf_probe_read_kernel_str(type, sizeof(type), sb->s_type->name);
 	if (is_type(type, "virtiofs") || is_type(type, "overlay")) {
-		tell(id, KIND_MOUNT, DECISION_DENY, 0, 0, type);
-		return -EPERM;
+		u32 would = !!(s->flags & SCOPE_WOULD);
+
+		tell(id, KIND_MOUNT, DECISION_DENY, would, 0, type);
+		return would ? 0 : -EPERM;
 	}
-	RETURN(check_forbidden(KIND_MOUNT, SCOPE_MOUNT));
+	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
 }
 
 SEC("lsm/ptrace_access_check")
@@ -918,5 +958,5 @@ int BPF_PROG(trace_process, struct task_struct *child, unsigned int mode)
 
 	if (!(mode & PTRACE_MODE_ATTACH) || BPF_CORE_READ(child, real_parent, tgid) == task->tgid)
 		return 0;
-	RETURN(check_forbidden(KIND_PTRACE, SCOPE_PTRACE));
+	RETURN(check_way(KIND_PTRACE, SCOPE_PTRACE));
 }

@@ -10,6 +10,7 @@ enum scope_flag {
 	SCOPE_MOUNT = 1 << 3,          /* file systems may be mounted */
 	SCOPE_PTRACE = 1 << 4,         /* any process may be traced, not only one's children */
 	SCOPE_RECORD_ALLOWED = 1 << 5, /* record programs that may run as well */
+	SCOPE_WOULD = 1 << 6,          /* all rules only record, so ways around them do as well */
 };
 
 struct scope {
@@ -65,7 +66,7 @@ struct arg_rule {
 struct argset {
 	u64 first; /* the bits of first words */
 	u32 count;
-	u32 pad;
+	u32 firm; /* how many of the rules forbid a run, and do not only record it */
 	struct arg_rule rules[MAX_ARG_RULES];
 };
 

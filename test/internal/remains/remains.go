@@ -132,7 +132,7 @@ const everything = `
 for f in /proc/[0-9]*/cmdline; do
 	args=$(tr '\0' ' ' <$f 2>/dev/null)
 	case $args in
-	*containerd-shim*|*qemu-system*|*cloud-hypervisor*|*virtiofsd*|*vhost-device*|*docker-proxy*) echo "process $args" ;;
+	*containerd-shim*|*qemu-system*|*nanoclaw-hide*|*cloud-hypervisor*|*virtiofsd*|*vhost-device*|*docker-proxy*) echo "process $args" ;;
 	esac
 done
 cut -d' ' -f5 /proc/self/mountinfo | grep -v '^/proc/' | sed 's/^/mount /'

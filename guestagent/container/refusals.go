@@ -1,0 +1,124 @@
+package container
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"sync"
+	"time"
+
+	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Refusal is something that the container's gate did not let happen.
+type Refusal struct {
+	Decision *agent.Decision
+	// Why and Instead are the rule's words for people.
+	Why, Instead string
+	// Line, unless it is empty, is to be told to whoever started the process.
+	Line string
+}
+
+const (
+	// refusalsFile is where a container finds what it was refused. It is in a file
+	// system in memory, so that nothing of it is left in the root file system.
+	refusalsFile = "/dev/nanoclaw/refusals"
+	// maxRefusals bounds the file, which is memory of the VM's.
+	maxRefusals = 64 << 10
+)
+
+// refusals is a container's own copy of what it was refused, a line of JSON for
+// each, for programs that want to know more than an error's number. It is no
+// record: that is the host's. With more than it has room for it begins anew, and
+// the numbers tell of the gap.
+type refusals struct {
+	mu   sync.Mutex
+	file *os.File
+	size int
+	last refusalLine
+}
+
+// refusalLine is a line of it.
+type refusalLine struct {
+	Seq      uint64    `json:"seq"`
+	Time     time.Time `json:"time"`
+	Kind     string    `json:"kind"`
+	Decision string    `json:"decision"`
+	Path     string    `json:"path,omitempty"`
+	Argv     []string  `json:"argv,omitempty"`
+	Rule     string    `json:"rule"`
+	Origin   string    `json:"origin,omitempty"`
+	Why      string    `json:"why,omitempty"`
+	Instead  string    `json:"instead,omitempty"`
+}
+
+// shareRefusals makes the file in the bundle, and has the container see it where
+// its /dev is in memory. It returns nil where it is not.
+func shareRefusals(bundle string, spec *specs.Spec) (*refusals, error) {
+	inMemory := false
+	for i := range spec.Mounts {
+		if m := &spec.Mounts[i]; path.Clean(m.Destination) == "/dev" {
+			inMemory = m.Type == "tmpfs"
+		}
+	}
+	if !inMemory {
+		return nil, nil
+	}
+	name := filepath.Join(bundle, "refusals")
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o444)
+	if err != nil {
+		return nil, fmt.Errorf("make the list of refusals: %w", err)
+	}
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Destination: refusalsFile, Type: "bind", Source: name, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"},
+	})
+	return &refusals{file: f}, nil
+}
+
+// add writes a refusal down. Of the same one again and again there is one line.
+func (r *refusals) add(what Refusal) {
+	if r == nil {
+		return
+	}
+	d := what.Decision
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	line := refusalLine{
+		Seq: r.last.Seq + 1, Time: time.Unix(0, d.GetTime()).UTC(), Kind: d.GetKind(), Decision: d.GetDecision(),
+		Path: d.GetPath(), Argv: d.GetArgv(), Rule: d.GetRule(), Origin: d.GetOrigin(), Why: what.Why, Instead: what.Instead,
+	}
+	if line.repeats(&r.last) {
+		return
+	}
+	b, err := json.Marshal(&line)
+	if err != nil {
+		return
+	}
+	b = append(b, '\n')
+	if r.size+len(b) > maxRefusals {
+		if err := r.file.Truncate(0); err != nil {
+			return
+		}
+		r.size = 0
+	}
+	// Where there is no memory for it, a copy is missing.
+	n, _ := r.file.Write(b)
+	r.size += n
+	r.last = line
+}
+
+// repeats reports whether it says nothing that the one before did not.
+func (l *refusalLine) repeats(before *refusalLine) bool {
+	return l.Kind == before.Kind && l.Decision == before.Decision && l.Path == before.Path && l.Rule == before.Rule &&
+		len(l.Argv) == 0 && len(before.Argv) == 0
+}
+
+func (r *refusals) close() {
+	if r != nil {
+		_ = r.file.Close()
+	}
+}
