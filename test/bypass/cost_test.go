@@ -2,6 +2,7 @@ package bypass
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 )
 
 // TestGuestCost measures what 200 rules cost a program that none is about. The
-// bound is loose, since the machine may have other work;
+// bound is loose, since the machine may have other work and the program does next to nothing;
 // docs/performance.md has figures.
 func TestGuestCost(t *testing.T) {
 	if !inguest.Inside() {
@@ -41,33 +42,35 @@ func TestGuestCost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := execs(t, program, int(group.Fd()))
-	gate, err := execgate.Load(p, nil)
-	if err != nil {
-		t.Fatal(err)
+	// Alternating, and the best of each: what else the machine does only adds.
+	without, with := execs(t, program, int(group.Fd())), time.Duration(math.MaxInt64)
+	for range 3 {
+		gate, err := execgate.Load(p, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A process whose root is the box's, as that of a container.
+		holder := exec.Command(attempts.Self, "sleep")
+		holder.Env = []string{attemptVariable + "=1"}
+		holder.SysProcAttr = &syscall.SysProcAttr{Chroot: b.root}
+		if err := holder.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := gate.Arm(b.group, holder.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		with = min(with, execs(t, program, int(group.Fd())))
+		if err := holder.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = holder.Wait()
+		if err := gate.Close(); err != nil {
+			t.Fatal(err)
+		}
+		without = min(without, execs(t, program, int(group.Fd())))
 	}
-	// A process whose root is the box's, as that of a container.
-	holder := exec.Command(attempts.Self, "sleep")
-	holder.Env = []string{attemptVariable + "=1"}
-	holder.SysProcAttr = &syscall.SysProcAttr{Chroot: b.root}
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := gate.Arm(b.group, holder.Process.Pid); err != nil {
-		t.Fatal(err)
-	}
-	with := execs(t, program, int(group.Fd()))
-	if err := holder.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = holder.Wait()
-	if err := gate.Close(); err != nil {
-		t.Fatal(err)
-	}
-	after := execs(t, program, int(group.Fd()))
-	without := min(before, after)
-	t.Logf("an exec takes %v and %v without the gate, %v with 200 rules: %.2f times", before, after, with, float64(with)/float64(without))
-	if with > without*3/2 {
+	t.Logf("an exec takes %v without the gate, %v with 200 rules: %.2f times", without, with, float64(with)/float64(without))
+	if with > 2*without {
 		t.Errorf("the gate makes it %.2f times as long", float64(with)/float64(without))
 	}
 }
