@@ -252,6 +252,10 @@ func (s *Service) sandboxOf(spec *specs.Spec) (vm, []string) {
 	return shared, peers
 }
 
+// lostPatience is how long a VM may take to end that has lost its agent. The
+// sandbox gives it five seconds to power itself off.
+const lostPatience = 10 * time.Second
+
 func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *agent.ExecGate, streams *stdio.Set) error {
 	document, err := json.Marshal(spec)
 	if err != nil {
@@ -274,10 +278,25 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 		Exec:      gate,
 	})
 	if err != nil {
-		return err
+		return c.explain(ctx, err)
 	}
 	c.timing.guestSaid(reply)
 	return nil
+}
+
+// explain adds to the error of a call that lost the agent why the VM has ended,
+// which is all that a person can do something about.
+func (c *container) explain(ctx context.Context, err error) error {
+	if !errors.Is(err, guest.ErrLost) {
+		return err
+	}
+	select {
+	case <-c.sandbox.Done():
+		return fmt.Errorf("%w: %w", err, c.sandbox.Cause())
+	case <-time.After(lostPatience):
+	case <-ctx.Done():
+	}
+	return err
 }
 
 // process finds a process by exec id; empty is init.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +57,9 @@ func TestCreateFails(t *testing.T) {
 		}, func(err error) bool { var refusal *annotations.Refusal; return errors.As(err, &refusal) }, false},
 		{"the VM", func(h *harness, _ *taskapi.CreateTaskRequest) { h.boot = func() error { return broken } }, func(err error) bool { return errors.Is(err, broken) }, false},
 		{"the streams", func(_ *harness, r *taskapi.CreateTaskRequest) { r.Stdout = "binary:///x" }, func(err error) bool { return errors.Is(err, os.ErrNotExist) }, true},
+		{"the VM's end under the call", func(h *harness, _ *taskapi.CreateTaskRequest) {
+			h.agent.on("Create", func(ctx context.Context) error { h.vm.end(broken); <-ctx.Done(); return ctx.Err() })
+		}, func(err error) bool { return errors.Is(err, broken) && strings.Contains(err.Error(), "agent was lost") }, true},
 		{"streams of an unknown kind", func(_ *harness, r *taskapi.CreateTaskRequest) { r.Stdout = "smoke:///x" }, errdefs.IsNotImplemented, true},
 		{"the guest", func(h *harness, _ *taskapi.CreateTaskRequest) {
 			h.agent.on("Create", fails(errdefs.ErrInvalidArgument))
