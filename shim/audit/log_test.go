@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nanoclaw/nanoclaw/internal/testns"
 )
 
 func newTestLog(t *testing.T, o Options) *Log {
@@ -453,7 +455,7 @@ func TestStoppedWriterDoesNotStopOthers(t *testing.T) {
 // fullDisk is a folder on a file system of its own that can be filled.
 func fullDisk(t *testing.T) (dir string, fill, free func()) {
 	t.Helper()
-	if os.Getenv(inNamespace) == "" {
+	if !testns.Inside() {
 		t.Skip("only root can make a small file system")
 	}
 	disk := t.TempDir()

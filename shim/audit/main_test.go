@@ -3,19 +3,13 @@ package audit
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/nanoclaw/nanoclaw/internal/testns"
 )
 
-// inNamespace is set in the re-executed test binary, asWriter in the processes
-// that a test starts to write and be killed.
-const (
-	inNamespace = "NANOCLAW_AUDIT_TEST_NAMESPACE"
-	asWriter    = "NANOCLAW_AUDIT_TEST_WRITER"
-)
+// asWriter is set in the processes that a test starts to write and be killed.
+const asWriter = "NANOCLAW_AUDIT_TEST_WRITER"
 
 // TestMain runs the tests of root in a mount namespace of their own, where a full
 // disk can be made.
@@ -23,22 +17,8 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(asWriter); dir != "" {
 		writeForEver(dir)
 	}
-	if os.Getuid() == 0 && os.Getenv(inNamespace) == "" {
-		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-		cmd.Env = append(os.Environ(), inNamespace+"=1")
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Run(); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		return
-	}
-	if os.Getenv(inNamespace) != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
+	if os.Getuid() == 0 {
+		testns.Main(m)
 	}
 	os.Exit(m.Run())
 }

@@ -14,10 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// inNamespace is set in the re-executed test binary.
-const inNamespace = "NANOCLAW_HIDEFS_TEST_NAMESPACE"
+	"github.com/nanoclaw/nanoclaw/internal/testns"
+)
 
 // TestMain runs the tests in a mount namespace of their own.
 func TestMain(m *testing.M) {
@@ -38,23 +37,8 @@ func TestMain(m *testing.M) {
 		fmt.Println("skipped: this machine has no FUSE:", err)
 		return
 	}
-	if os.Getenv(inNamespace) == "" {
-		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-		cmd.Env = append(os.Environ(), inNamespace+"=1")
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Run(); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		return
-	}
 	unix.Umask(0)
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
+	testns.Main(m)
 }
 
 // bench is a folder of the host, and the same as it is shown at /w.

@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,16 +25,13 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/nanoclaw/nanoclaw/internal/testns"
 	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
 )
 
-const (
-	// asShim makes the test binary the shim's.
-	asShim = "NANOCLAW_MANAGER_TEST_SHIM"
-	// inNamespace is set in the tests' own mount namespace.
-	inNamespace = "NANOCLAW_MANAGER_TEST_NAMESPACE"
-)
+// asShim makes the test binary the shim's.
+const asShim = "NANOCLAW_MANAGER_TEST_SHIM"
 
 func TestMain(m *testing.M) {
 	switch {
@@ -45,21 +41,8 @@ func TestMain(m *testing.M) {
 	case os.Getenv(asShim) != "":
 		shim.Run(context.Background(), Manager{})
 		return
-	case os.Getuid() == 0 && os.Getenv(inNamespace) == "":
-		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-		cmd.Env = append(os.Environ(), inNamespace+"=1")
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Run(); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		return
-	case os.Getenv(inNamespace) != "":
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
+	case os.Getuid() == 0:
+		testns.Main(m)
 	}
 	os.Exit(m.Run())
 }

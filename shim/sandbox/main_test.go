@@ -1,19 +1,14 @@
 package sandbox
 
 import (
-	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 
 	"github.com/containerd/log"
-	"golang.org/x/sys/unix"
-)
 
-// inNamespace is set in the re-executed test binary.
-const inNamespace = "NANOCLAW_SANDBOX_TEST_NAMESPACE"
+	"github.com/nanoclaw/nanoclaw/internal/testns"
+)
 
 // TestMain runs the tests in a mount namespace of their own, as the shim is run.
 // Without root they run where they are, and those that mount are skipped.
@@ -23,22 +18,7 @@ func TestMain(m *testing.M) {
 	if os.Getuid() != 0 {
 		os.Exit(m.Run())
 	}
-	if os.Getenv(inNamespace) == "" {
-		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-		cmd.Env = append(os.Environ(), inNamespace+"=1")
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Run(); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		return
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
+	testns.Main(m)
 }
 
 func needRoot(t *testing.T) {
