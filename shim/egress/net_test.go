@@ -55,6 +55,13 @@ var zone = map[string][]string{
 
 func newWorld(t *testing.T, rules *annotations.Network) *world {
 	t.Helper()
+	return newAudited(t, rules, nil)
+}
+
+// newAudited is a world in the mode audit: all are the rules that are not only
+// recorded, and those that are.
+func newAudited(t *testing.T, rules, all *annotations.Network) *world {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
 	}
@@ -66,7 +73,7 @@ func newWorld(t *testing.T, rules *annotations.Network) *world {
 	w.serveNames()
 	var err error
 	w.egress, err = New(t.Context(), Options{
-		Namespace: w.inner, Rules: rules, ResolvConf: func() []byte { return []byte(engineResolver) }, Post: w.log.post,
+		Namespace: w.inner, Rules: rules, All: all, ResolvConf: func() []byte { return []byte(engineResolver) }, Post: w.log.post,
 	})
 	w.must(err)
 	t.Cleanup(func() { w.must(w.egress.Close()) })

@@ -81,10 +81,11 @@ type Timing struct {
 
 // Sandbox is a running VM. Its methods are safe for concurrent use.
 type Sandbox struct {
-	dir   rundir
-	ns    *network.Namespace
-	net   *network.Network
-	rules *annotations.Network
+	dir rundir
+	ns  *network.Namespace
+	net *network.Network
+	// policy is that of the container that the VM was made for.
+	policy *annotations.Policy
 	// egress is nil where there are no rules about the network.
 	egress *egress.Egress
 	share  *share.Share
