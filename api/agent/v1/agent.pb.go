@@ -1927,8 +1927,11 @@ type Interface struct {
 	// The addresses make no routes: who has one of the same network is not on
 	// this link.
 	NoPrefixRoutes bool `protobuf:"varint,6,opt,name=no_prefix_routes,json=noPrefixRoutes,proto3" json:"no_prefix_routes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Settings of this interface alone that are not the default, such as
+	// "ipv4/conf/log_martians": files below /proc/sys/net, without its name.
+	Settings      map[string]string `protobuf:"bytes,7,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Interface) Reset() {
@@ -2001,6 +2004,13 @@ func (x *Interface) GetNoPrefixRoutes() bool {
 		return x.NoPrefixRoutes
 	}
 	return false
+}
+
+func (x *Interface) GetSettings() map[string]string {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
 }
 
 type Route struct {
@@ -2638,7 +2648,7 @@ const file_agent_proto_rawDesc = "" +
 	"\bNeighbor\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x10\n" +
-	"\x03mac\x18\x03 \x01(\fR\x03mac\"\xaa\x01\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\"\xaf\x02\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x1d\n" +
@@ -2646,7 +2656,11 @@ const file_agent_proto_rawDesc = "" +
 	"device_mac\x18\x03 \x01(\fR\tdeviceMac\x12\x10\n" +
 	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12\x1c\n" +
 	"\taddresses\x18\x05 \x03(\tR\taddresses\x12(\n" +
-	"\x10no_prefix_routes\x18\x06 \x01(\bR\x0enoPrefixRoutes\"\xd1\x01\n" +
+	"\x10no_prefix_routes\x18\x06 \x01(\bR\x0enoPrefixRoutes\x12F\n" +
+	"\bsettings\x18\a \x03(\v2*.nanoclaw.agent.v1.Interface.SettingsEntryR\bsettings\x1a;\n" +
+	"\rSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd1\x01\n" +
 	"\x05Route\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12\x1c\n" +
@@ -2711,7 +2725,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_agent_proto_goTypes = []any{
 	(ExecRule_Action)(0),          // 0: nanoclaw.agent.v1.ExecRule.Action
 	(*Stdio)(nil),                 // 1: nanoclaw.agent.v1.Stdio
@@ -2754,7 +2768,8 @@ var file_agent_proto_goTypes = []any{
 	(*DeleteResponse)(nil),        // 38: nanoclaw.agent.v1.DeleteResponse
 	(*ShutdownRequest)(nil),       // 39: nanoclaw.agent.v1.ShutdownRequest
 	(*ShutdownResponse)(nil),      // 40: nanoclaw.agent.v1.ShutdownResponse
-	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
+	nil,                           // 41: nanoclaw.agent.v1.Interface.SettingsEntry
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
 }
 var file_agent_proto_depIdxs = []int32{
 	1,  // 0: nanoclaw.agent.v1.CreateRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
@@ -2766,48 +2781,49 @@ var file_agent_proto_depIdxs = []int32{
 	4,  // 6: nanoclaw.agent.v1.ExecRule.reason:type_name -> nanoclaw.agent.v1.ExecReason
 	30, // 7: nanoclaw.agent.v1.StartRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
 	1,  // 8: nanoclaw.agent.v1.ExecRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
-	41, // 9: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
+	42, // 9: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
 	18, // 10: nanoclaw.agent.v1.ProcessesResponse.processes:type_name -> nanoclaw.agent.v1.Process
 	30, // 11: nanoclaw.agent.v1.NetworkRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
 	32, // 12: nanoclaw.agent.v1.NetworkState.interfaces:type_name -> nanoclaw.agent.v1.Interface
 	33, // 13: nanoclaw.agent.v1.NetworkState.routes:type_name -> nanoclaw.agent.v1.Route
 	31, // 14: nanoclaw.agent.v1.NetworkState.neighbors:type_name -> nanoclaw.agent.v1.Neighbor
-	36, // 15: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
-	2,  // 16: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
-	7,  // 17: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
-	9,  // 18: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
-	11, // 19: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
-	13, // 20: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
-	15, // 21: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
-	17, // 22: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
-	20, // 23: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
-	22, // 24: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
-	24, // 25: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
-	26, // 26: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
-	28, // 27: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
-	34, // 28: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
-	37, // 29: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
-	39, // 30: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
-	6,  // 31: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
-	8,  // 32: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
-	10, // 33: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
-	12, // 34: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
-	14, // 35: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
-	16, // 36: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
-	19, // 37: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
-	21, // 38: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
-	23, // 39: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
-	25, // 40: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
-	27, // 41: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
-	29, // 42: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
-	35, // 43: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
-	38, // 44: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
-	40, // 45: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
-	31, // [31:46] is the sub-list for method output_type
-	16, // [16:31] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	41, // 15: nanoclaw.agent.v1.Interface.settings:type_name -> nanoclaw.agent.v1.Interface.SettingsEntry
+	36, // 16: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
+	2,  // 17: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
+	7,  // 18: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
+	9,  // 19: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
+	11, // 20: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
+	13, // 21: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
+	15, // 22: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
+	17, // 23: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
+	20, // 24: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
+	22, // 25: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
+	24, // 26: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
+	26, // 27: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
+	28, // 28: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
+	34, // 29: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
+	37, // 30: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
+	39, // 31: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
+	6,  // 32: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
+	8,  // 33: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
+	10, // 34: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
+	12, // 35: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
+	14, // 36: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
+	16, // 37: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
+	19, // 38: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
+	21, // 39: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
+	23, // 40: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
+	25, // 41: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
+	27, // 42: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
+	29, // 43: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
+	35, // 44: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
+	38, // 45: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
+	40, // 46: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
+	32, // [32:47] is the sub-list for method output_type
+	17, // [17:32] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2821,7 +2837,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
