@@ -114,9 +114,9 @@ func (e *Egress) Gateway() network.Gateway {
 	forward, denied := e.judge.forwarded()
 	return network.Gateway{
 		TCP: port(e.listeners[0].Addr()), DNSOverTCP: port(e.listeners[1].Addr()), DNSOverUDP: port(e.questions.LocalAddr()),
-		Forward: forward, Denied: denied, Noted: e.watch.noted(forward), Changed: func(own []netip.Prefix) {
-			e.judge.setOwn(own)
-			e.watch.setOwn(own)
+		Forward: forward, Denied: denied, Noted: e.watch.noted(forward), Changed: func(own, bridged []netip.Prefix) {
+			e.judge.setOwn(own, bridged)
+			e.watch.setOwn(own, bridged)
 		},
 	}
 }
