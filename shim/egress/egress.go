@@ -35,6 +35,17 @@ type Options struct {
 	ResolvConf func() []byte
 	// Post takes the records. It must not block.
 	Post func(audit.Entry)
+	// Denied, unless it is nil, is told what the container was denied. It must not
+	// block.
+	Denied func(Denial)
+}
+
+// Denial is what a container did not reach, and why. A port of 0 is none.
+type Denial struct {
+	Host     string
+	Port     uint16
+	Protocol string
+	annotations.Verdict
 }
 
 // Egress decides what one container reaches.
@@ -62,6 +73,7 @@ func New(ctx context.Context, o Options) (*Egress, error) {
 		judge:  j,
 		report: newReporter(o.Post),
 	}
+	e.report.told = o.Denied
 	e.watch = newWatch(o.Rules, o.All, e.report)
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	up := &upstream{

@@ -276,6 +276,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 		Entropy:   entropy,
 		Sandbox:   c.id,
 		Exec:      gate,
+		Refusals:  c.policy.Held().Network.Restricts(),
 	})
 	if err != nil {
 		return c.explain(ctx, err)
