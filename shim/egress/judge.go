@@ -117,6 +117,12 @@ func (j *judge) shutsOut(r annotations.EndpointRule, host string, port uint16, a
 	return r.Endpoint.Match(a.String(), port) && !(r.Endpoint.Host == pattern.Private && j.peer(host, a))
 }
 
+// hasPeers reports whether there is a rule that says "private".
+func (j *judge) hasPeers() bool {
+	says := func(r annotations.EndpointRule) bool { return r.Endpoint.Host == pattern.Private }
+	return slices.ContainsFunc(j.rules.Deny, says) || slices.ContainsFunc(j.rules.Ask, says)
+}
+
 // byNameAlone reports whether a name is open and leads to an address that is not,
 // other than by this name: such a name is answered with an address that stands
 // for it.

@@ -115,7 +115,7 @@ func (r *resolver) decide(ctx context.Context, q question, transport stream.Tran
 // leadsToPeer reports whether a name is a container's that is reached by its name
 // alone. Where it cannot be found out, passing the question on fails as well.
 func (r *resolver) leadsToPeer(ctx context.Context, name string) bool {
-	if strings.Contains(name, ".") {
+	if strings.Contains(name, ".") || !r.judge.hasPeers() {
 		return false
 	}
 	found, err := r.upstream.resolve(ctx, name)
