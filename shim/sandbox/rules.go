@@ -13,15 +13,17 @@ import (
 // openNetwork makes the VM's network: one whose frames pass unchanged, or, where
 // there are rules about it, one in which the host decides about each connection.
 func (s *Sandbox) openNetwork(ctx context.Context, o Options, undo *cleanup.Stack) error {
-	s.rules = &o.Policy.Network
-	if !s.rules.Restricts() {
+	s.policy = o.Policy
+	rules := &o.Policy.Held().Network
+	if !o.Policy.Network.Restricts() {
 		s.net = network.New(s.ns, s.relaysDNS)
 		undo.Add("close network", s.net.Close)
 		return nil
 	}
 	var err error
+	s.teller = newTeller()
 	s.egress, err = egress.New(ctx, egress.Options{
-		Namespace: s.ns, Rules: s.rules, ResolvConf: s.resolvConf, Post: s.record,
+		Namespace: s.ns, Rules: rules, All: &o.Policy.Network, ResolvConf: s.resolvConf, Post: s.record, Denied: s.teller.denied,
 	})
 	if err != nil {
 		return err
@@ -33,11 +35,11 @@ func (s *Sandbox) openNetwork(ctx context.Context, o Options, undo *cleanup.Stac
 	return nil
 }
 
-// Admits returns an error where a container with these rules about the network
+// Admits returns an error where a container with the rules of p about the network
 // cannot be in this VM: those that share a network share what it reaches, so a
-// rule that the VM's does not have would not be kept.
-func (s *Sandbox) Admits(id string, rules *annotations.Network) error {
-	if rules.KeptBy(s.rules) {
+// rule that the VM's does not have, or only records, would not be kept.
+func (s *Sandbox) Admits(id string, p *annotations.Policy) error {
+	if p.Network.KeptBy(&s.policy.Network) && p.Held().Network.KeptBy(&s.policy.Held().Network) {
 		return nil
 	}
 	return &annotations.Refusal{

@@ -46,9 +46,9 @@ type vm interface {
 	Share() *share.Share
 	// NotePolicy writes down a container's policy, for the operator.
 	NotePolicy(id string, p *annotations.Policy) error
-	// Admits returns an error where a container with these rules about the network
-	// cannot be in it.
-	Admits(id string, rules *annotations.Network) error
+	// Admits returns an error where a container with the rules of p about the
+	// network cannot be in it.
+	Admits(id string, p *annotations.Policy) error
 	// Fits returns an error for limits that are above what it has.
 	Grow(ctx context.Context, r *specs.LinuxResources) (cpus int, err error)
 	// Join counts the container of that bundle in, Leave one out; the last one
@@ -179,7 +179,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	leave := func() error { return c.sandbox.Leave(context.WithoutCancel(ctx), id) }
 	if shared != nil {
 		c.sandbox = shared
-		if err := c.sandbox.Admits(id, &c.policy.Network); err != nil {
+		if err := c.sandbox.Admits(id, c.policy); err != nil {
 			return nil, err
 		}
 		if err := c.sandbox.Join(id, bundle, c.audit.Post); err != nil {
@@ -276,6 +276,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 		Entropy:   entropy,
 		Sandbox:   c.id,
 		Exec:      gate,
+		Refusals:  c.policy.Held().Network.Restricts(),
 	})
 	if err != nil {
 		return c.explain(ctx, err)
