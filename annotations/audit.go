@@ -21,6 +21,7 @@ func (p *Policy) firm(host *File, g grants) *Policy {
 	q := *p
 	q.Mode, q.From, q.Firm = ModeEnforce, nil, nil
 	q.Exec = ceiling.Exec
+	q.Network.Readonly = ceiling.Network.Readonly
 	q.Mounts.Sources, q.Mounts.Tools = ceiling.Mounts.Sources, ceiling.Mounts.Tools
 	q.Mounts.Allow, q.Mounts.Readonly = ceiling.Mounts.Allow, ceiling.Mounts.Readonly
 	var ask []ExecRule

@@ -37,13 +37,17 @@ type judge struct {
 	rules *annotations.Network
 	// ports are those that rules name, and one that none names.
 	ports []uint16
+	// answered reports whether connections to a name may be answered on the host;
+	// unjudged are endpoints that datagrams do not reach.
+	answered func(name string) bool
+	unjudged []annotations.EndpointRule
 
 	mu  sync.RWMutex
 	own []netip.Prefix
 }
 
 func newJudge(rules *annotations.Network) *judge {
-	j := &judge{rules: rules}
+	j := &judge{rules: rules, answered: func(string) bool { return false }}
 	add := func(all []annotations.EndpointRule) {
 		for _, r := range all {
 			if p := r.Endpoint.Port; p != 0 && !slices.Contains(j.ports, p) {
@@ -98,7 +102,7 @@ func (j *judge) name(host string) (answer, annotations.Verdict) {
 	switch {
 	case !open:
 		return hidden, refusal(first)
-	case shut || j.listed():
+	case shut || j.listed() || j.answered(host):
 		return standIn, annotations.Verdict{}
 	}
 	return plain, annotations.Verdict{}

@@ -24,6 +24,7 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/api/stream"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
@@ -55,6 +56,12 @@ var zone = map[string][]string{
 
 func newWorld(t *testing.T, rules *annotations.Network) *world {
 	t.Helper()
+	return newWorldWith(t, rules, func(*world) *intercept.Interceptor { return nil })
+}
+
+// newWorldWith has some connections answered on the host.
+func newWorldWith(t *testing.T, rules *annotations.Network, answered func(*world) *intercept.Interceptor) *world {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
 	}
@@ -67,6 +74,7 @@ func newWorld(t *testing.T, rules *annotations.Network) *world {
 	var err error
 	w.egress, err = New(t.Context(), Options{
 		Namespace: w.inner, Rules: rules, ResolvConf: func() []byte { return []byte(engineResolver) }, Post: w.log.post,
+		Intercept: answered(w),
 	})
 	w.must(err)
 	t.Cleanup(func() { w.must(w.egress.Close()) })

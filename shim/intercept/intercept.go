@@ -115,6 +115,21 @@ func (i *Interceptor) Knows(name string) bool {
 		slices.ContainsFunc(i.options.Secrets, func(s Secret) bool { return slices.ContainsFunc(s.Hosts, at) })
 }
 
+// Unjudged are the endpoints that may only be read, to which nothing can go that
+// is not looked into.
+func (i *Interceptor) Unjudged() []annotations.EndpointRule {
+	if i == nil {
+		return nil
+	}
+	var all []annotations.EndpointRule
+	for _, r := range i.options.Readonly {
+		if !r.Would {
+			all = append(all, r.EndpointRule)
+		}
+	}
+	return all
+}
+
 // For returns how a connection is to be answered that leads to a host, a name or
 // an address, and there to one of the addresses; nil: it is not answered here.
 func (i *Interceptor) For(host string, port uint16, addrs []netip.Addr) *Conversation {

@@ -132,5 +132,7 @@ func (c *Conversation) failed(w http.ResponseWriter, r *http.Request, err error)
 			c.refused(v, r)
 		}
 	}
+	// With another connection of the guest's the server is looked for again.
+	w.Header().Set("Connection", "close")
 	answer(w, http.StatusBadGateway, v)
 }
