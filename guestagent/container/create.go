@@ -62,6 +62,9 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 		}
 		undo = append(undo, c.refusals.close)
 	}
+	if err := shareFiles(c.bundle, spec, req.GetFiles()); err != nil {
+		return 0, err
+	}
 	if err := writeSpec(c.bundle, spec); err != nil {
 		return 0, fmt.Errorf("write the bundle: %w", err)
 	}

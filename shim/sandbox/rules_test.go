@@ -12,18 +12,24 @@ import (
 func TestAdmits(t *testing.T) {
 	open := &annotations.Network{Mode: annotations.NetworkOpen}
 	none := &annotations.Network{Mode: annotations.NetworkNone}
+	reads := &annotations.Network{Mode: annotations.NetworkOpen, Readonly: []annotations.EndpointRule{{}}}
 	for _, c := range []struct {
-		name     string
-		has, own *annotations.Network
-		want     bool
+		name       string
+		has, own   *annotations.Network
+		intercepts bool
+		secrets    int
+		want       bool
 	}{
-		{"no rules", open, open, true},
-		{"none of its own", none, open, true},
-		{"the same", none, none, true},
-		{"more than the network's", open, none, false},
+		{"no rules", open, open, false, 0, true},
+		{"none of its own", none, open, false, 0, true},
+		{"the same", none, none, false, 0, true},
+		{"more than the network's", open, none, false, 0, false},
+		{"a secret", open, open, false, 1, false},
+		{"what only reads", reads, reads, false, 0, false},
+		{"secrets of the first", open, open, true, 0, false},
 	} {
-		s := &Sandbox{rules: c.has}
-		err := s.Admits("second", c.own)
+		s := &Sandbox{rules: c.has, intercepts: c.intercepts}
+		err := s.Admits("second", &annotations.Policy{Network: *c.own, Secrets: make([]annotations.Secret, c.secrets)})
 		if (err == nil) != c.want {
 			t.Errorf("%s: %v", c.name, err)
 		}

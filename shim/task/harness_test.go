@@ -227,7 +227,7 @@ func (v *fakeVM) Wire(ctx context.Context, _ string) (*agent.NetworkState, error
 
 func (v *fakeVM) ID() string                                   { return "first" }
 func (v *fakeVM) HasNetwork(path string) bool                  { return path == v.network }
-func (v *fakeVM) Admits(string, *annotations.Network) error    { return nil }
+func (v *fakeVM) Admits(string, *annotations.Policy) error     { return nil }
 func (v *fakeVM) Fits(*specs.LinuxResources) error             { return nil }
 func (v *fakeVM) Share() *share.Share                          { return nil }
 func (v *fakeVM) Join(string, string, func(audit.Entry)) error { return nil }
