@@ -29,13 +29,15 @@ var hostResolvConfs = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.
 type Options struct {
 	// Namespace is the container's, open until Close has returned.
 	Namespace *network.Namespace
-	Rules     *annotations.Network
+	// Rules are those in force. All are these and those that are only recorded,
+	// in the mode audit; nil: there are no others.
+	Rules, All *annotations.Network
 	// Intercept answers connections that have to be looked into; nil: there are
 	// none.
 	Intercept *intercept.Interceptor
 	// ResolvConf is the content of the container's resolv.conf, as it is now.
 	ResolvConf func() []byte
-	// Post takes the records of denials. It must not block.
+	// Post takes the records. It must not block.
 	Post func(audit.Entry)
 }
 
@@ -46,6 +48,7 @@ type Egress struct {
 	resolver *resolver
 	proxy    *proxy
 	report   *reporter
+	watch    *watch
 
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -62,19 +65,20 @@ func New(ctx context.Context, o Options) (*Egress, error) {
 	e := &Egress{
 		closed: o.Rules.Mode == annotations.NetworkNone,
 		judge:  j,
-		report: &reporter{post: o.Post, asked: map[string]time.Time{}},
+		report: newReporter(o.Post),
 	}
+	e.watch = newWatch(o.Rules, o.All, e.report)
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	up := &upstream{
-		ns: o.Namespace, judge: j, resolvConf: o.ResolvConf, hosts: hostResolvConfs, remembered: map[string]remembered{},
+		ns: o.Namespace, judge: j, watch: e.watch, resolvConf: o.ResolvConf, hosts: hostResolvConfs, remembered: map[string]remembered{},
 		ask: func(ctx context.Context, server netip.Addr, m stream.DNSMessage) ([]byte, error) {
 			return network.AskServer(ctx, o.Namespace, server, m)
 		},
 	}
 	n := newNames()
-	e.resolver = &resolver{judge: j, names: n, upstream: up, report: e.report}
+	e.resolver = &resolver{judge: j, names: n, upstream: up, report: e.report, watch: e.watch}
 	e.proxy = &proxy{
-		judge: j, names: n, upstream: up, report: e.report, intercept: o.Intercept,
+		judge: j, names: n, upstream: up, report: e.report, watch: e.watch, intercept: o.Intercept,
 		dial: dialer(o.Namespace), dials: make(chan struct{}, maxDials),
 	}
 	if e.closed {
@@ -116,7 +120,10 @@ func (e *Egress) Gateway() network.Gateway {
 	forward, denied := e.judge.forwarded()
 	return network.Gateway{
 		TCP: port(e.listeners[0].Addr()), DNSOverTCP: port(e.listeners[1].Addr()), DNSOverUDP: port(e.questions.LocalAddr()),
-		Forward: forward, Denied: denied, Changed: e.judge.setOwn,
+		Forward: forward, Denied: denied, Noted: e.watch.noted(forward), Changed: func(own []netip.Prefix) {
+			e.judge.setOwn(own)
+			e.watch.setOwn(own)
+		},
 	}
 }
 
@@ -139,7 +146,7 @@ func (e *Egress) Answer(ctx context.Context, m stream.DNSMessage) ([]byte, error
 	return nil, errNoQuestion
 }
 
-// Follow records where datagrams were refused, until Close.
+// Follow records where datagrams were refused, or noted, until Close.
 func (e *Egress) Follow(refused func() ([]network.Refused, error)) {
 	e.wg.Go(func() {
 		tick := time.NewTicker(refusedEvery)
@@ -157,6 +164,10 @@ func (e *Egress) Follow(refused func() ([]network.Refused, error)) {
 			}
 			failing = err != nil
 			for _, d := range all {
+				if d.Passed {
+					e.watch.datagram(d)
+					continue
+				}
 				e.report.datagram(d, e.judge.datagram(d.Destination))
 			}
 		}

@@ -52,7 +52,7 @@ func newWebWorld(t *testing.T, rules *annotations.Network, hosts, readonly []str
 	}))
 	s.server.StartTLS()
 	t.Cleanup(s.server.Close)
-	s.world = newWorldWith(t, rules, func(w *world) *intercept.Interceptor {
+	s.world = newWorldWith(t, rules, nil, func(w *world) *intercept.Interceptor {
 		o := intercept.Options{Secrets: []intercept.Secret{s.secret}, Roots: x509.NewCertPool(), Post: w.log.post}
 		o.Roots.AddCert(s.server.Certificate())
 		for _, e := range endpoints(readonly...) {

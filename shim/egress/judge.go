@@ -162,6 +162,15 @@ func (j *judge) resolved(host string, port uint16, a netip.Addr) annotations.Ver
 	return allow
 }
 
+// server judges a name server that the container's resolv.conf names, with
+// ofHost being the host's own.
+func (j *judge) server(a netip.Addr, ofHost []netip.Addr) bool {
+	if network.IsEngineResolver(a) {
+		return true
+	}
+	return j.excluded(a) == "" && (slices.Contains(ofHost, a) || j.literal(a, resolverPort).Decision == annotations.DecisionAllow)
+}
+
 // excluded says why an address is reached in no case; empty: it may be.
 func (j *judge) excluded(a netip.Addr) string {
 	if !a.Is4() {

@@ -56,11 +56,18 @@ var zone = map[string][]string{
 
 func newWorld(t *testing.T, rules *annotations.Network) *world {
 	t.Helper()
-	return newWorldWith(t, rules, func(*world) *intercept.Interceptor { return nil })
+	return newWorldWith(t, rules, nil, func(*world) *intercept.Interceptor { return nil })
+}
+
+// newAudited is a world in the mode audit: all are the rules that are not only
+// recorded, and those that are.
+func newAudited(t *testing.T, rules, all *annotations.Network) *world {
+	t.Helper()
+	return newWorldWith(t, rules, all, func(*world) *intercept.Interceptor { return nil })
 }
 
 // newWorldWith has some connections answered on the host.
-func newWorldWith(t *testing.T, rules *annotations.Network, answered func(*world) *intercept.Interceptor) *world {
+func newWorldWith(t *testing.T, rules, all *annotations.Network, answered func(*world) *intercept.Interceptor) *world {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
@@ -73,7 +80,7 @@ func newWorldWith(t *testing.T, rules *annotations.Network, answered func(*world
 	w.serveNames()
 	var err error
 	w.egress, err = New(t.Context(), Options{
-		Namespace: w.inner, Rules: rules, ResolvConf: func() []byte { return []byte(engineResolver) }, Post: w.log.post,
+		Namespace: w.inner, Rules: rules, All: all, ResolvConf: func() []byte { return []byte(engineResolver) }, Post: w.log.post,
 		Intercept: answered(w),
 	})
 	w.must(err)

@@ -17,6 +17,7 @@ import (
 )
 
 const (
+	resolverPort = 53
 	// standInTTL is how long a program may use an address that stands for a name
 	// before it asks again, in seconds.
 	standInTTL = 60
@@ -37,6 +38,7 @@ type resolver struct {
 	names    *names
 	upstream *upstream
 	report   *reporter
+	watch    *watch
 }
 
 // answer answers one question. Nil is no answer, to what is no question.
@@ -80,10 +82,12 @@ func (r *resolver) decide(ctx context.Context, q question, transport stream.Tran
 		return q.reply(dnsmessage.RCodeNameError, nil)
 	}
 	kind, v := r.judge.name(q.name)
-	switch {
-	case kind == hidden:
+	if kind == hidden {
 		r.report.name(q.name, v)
 		return q.reply(dnsmessage.RCodeNameError, nil)
+	}
+	r.watch.question(q.name)
+	switch {
 	case kind == plain && q.q.Type != dnsmessage.TypeAAAA:
 		return r.pass(ctx, q, transport)
 	case q.q.Type != dnsmessage.TypeA && q.q.Type != dnsmessage.TypeAAAA:
@@ -112,6 +116,9 @@ func (r *resolver) pass(ctx context.Context, q question, transport stream.Transp
 	}
 	if len(reply) < 12 || binary.BigEndian.Uint16(reply) != id || reply[2]&0x80 == 0 {
 		return nil, errors.New("the resolver's answer is none")
+	}
+	if found, err := parseAddresses(reply, id, q.q); err == nil {
+		r.watch.answer(q.name, found.addrs)
 	}
 	reply = slices.Clone(reply)
 	binary.BigEndian.PutUint16(reply, q.id)

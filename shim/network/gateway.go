@@ -27,6 +27,8 @@ type Gateway struct {
 	// it none do.
 	Forward bool
 	Denied  []Destination
+	// Noted are those of what passes to where it is remembered.
+	Noted []Destination
 	// Changed is told the container's addresses, each with its network, before
 	// anything is led there.
 	Changed func([]netip.Prefix)

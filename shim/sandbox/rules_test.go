@@ -10,26 +10,32 @@ import (
 )
 
 func TestAdmits(t *testing.T) {
-	open := &annotations.Network{Mode: annotations.NetworkOpen}
-	none := &annotations.Network{Mode: annotations.NetworkNone}
-	reads := &annotations.Network{Mode: annotations.NetworkOpen, Readonly: []annotations.EndpointRule{{}}}
+	of := func(mode annotations.NetworkMode) *annotations.Policy {
+		return &annotations.Policy{Network: annotations.Network{Mode: mode}}
+	}
+	open, none, audited := of(annotations.NetworkOpen), of(annotations.NetworkNone), of(annotations.NetworkNone)
+	audited.Firm = open
+	secret, reads := &annotations.Policy{Network: open.Network, Secrets: make([]annotations.Secret, 1)}, of(annotations.NetworkOpen)
+	reads.Network.Readonly = make([]annotations.EndpointRule, 1)
 	for _, c := range []struct {
-		name       string
-		has, own   *annotations.Network
-		intercepts bool
-		secrets    int
-		want       bool
+		name     string
+		has, own *annotations.Policy
+		want     bool
 	}{
-		{"no rules", open, open, false, 0, true},
-		{"none of its own", none, open, false, 0, true},
-		{"the same", none, none, false, 0, true},
-		{"more than the network's", open, none, false, 0, false},
-		{"a secret", open, open, false, 1, false},
-		{"what only reads", reads, reads, false, 0, false},
-		{"secrets of the first", open, open, true, 0, false},
+		{"a secret", open, secret, false},
+		{"what only reads", open, reads, false},
+		{"secrets of the first", secret, open, false},
+		{"no rules", open, open, true},
+		{"none of its own", none, open, true},
+		{"the same", none, none, true},
+		{"more than the network's", open, none, false},
+		{"both in the mode audit", audited, audited, true},
+		{"one that the network only records", audited, none, false},
+		{"one that is only recorded", none, audited, true},
+		{"one that is not even recorded", open, audited, false},
 	} {
-		s := &Sandbox{rules: c.has, intercepts: c.intercepts}
-		err := s.Admits("second", &annotations.Policy{Network: *c.own, Secrets: make([]annotations.Secret, c.secrets)})
+		s := &Sandbox{policy: c.has, intercepts: c.has.Intercepts()}
+		err := s.Admits("second", c.own)
 		if (err == nil) != c.want {
 			t.Errorf("%s: %v", c.name, err)
 		}

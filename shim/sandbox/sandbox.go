@@ -85,10 +85,11 @@ type Timing struct {
 
 // Sandbox is a running VM. Its methods are safe for concurrent use.
 type Sandbox struct {
-	dir   rundir
-	ns    *network.Namespace
-	net   *network.Network
-	rules *annotations.Network
+	dir rundir
+	ns  *network.Namespace
+	net *network.Network
+	// policy is that of the container that the VM was made for.
+	policy *annotations.Policy
 	// egress is nil where there are no rules about the network.
 	egress *egress.Egress
 	// intercepts: connections are looked into, for the first container alone.
@@ -155,7 +156,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
-	if err := rememberBase(o.Bundle, o.Config.RunDir); err != nil {
+	if err := errors.Join(remember(o.Bundle, baseFile, o.Config.RunDir), remember(o.Bundle, cgroupFile, cgroupPath)); err != nil {
 		return nil, err
 	}
 	s.info = Info{
@@ -435,7 +436,7 @@ func (s *Sandbox) HasNetwork(path string) bool {
 // Join counts one more container in the VM, that of the bundle. record takes
 // records as Options.Audit does. It fails where the VM is ending.
 func (s *Sandbox) Join(id, bundle string, record func(audit.Entry)) error {
-	if err := errors.Join(rememberBase(bundle, filepath.Dir(string(s.dir))), rememberOwner(bundle, s.info.ID)); err != nil {
+	if err := errors.Join(remember(bundle, baseFile, filepath.Dir(string(s.dir))), remember(bundle, ownerFile, s.info.ID)); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -618,13 +619,16 @@ func ResolvConf(spec *specs.Spec) string {
 // there is no error, and nil; nor is one whose shim lives on for containers that
 // joined the one of that id.
 func Destroy(bundle, namespace, id string) (*Info, error) {
-	base, err := rememberedBase(bundle)
+	base, err := remembered(bundle, baseFile)
 	if base == "" {
 		return nil, err
 	}
-	owner, err := rememberedOwner(bundle, id)
+	owner, err := remembered(bundle, ownerFile)
 	if err != nil {
 		return nil, err
+	}
+	if owner == "" {
+		owner = id
 	}
 	d := newRundir(base, namespace, owner)
 	// There is one "delete" for each container, and the engine calls them at once.
@@ -640,5 +644,14 @@ func Destroy(bundle, namespace, id string) (*Info, error) {
 	if info != nil && info.Shared && d.held() {
 		return nil, nil
 	}
-	return info, d.destroy()
+	if info != nil {
+		return info, d.destroyWith(info.Cgroup)
+	}
+	// One that joined another has no such note: without the record nobody knows
+	// whether the other one lives.
+	cgroup, err := remembered(bundle, cgroupFile)
+	if err != nil {
+		return nil, err
+	}
+	return nil, d.destroyWith(cgroup)
 }
