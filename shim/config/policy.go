@@ -15,7 +15,10 @@ const DefaultPolicy = "/etc/nanoclaw/policy.yaml"
 // Enforced is what this version's shim and guest enforce besides mounts and
 // limits. A container whose policy needs more is refused. Each part that
 // enforces something adds its capability here, and nowhere else.
-var Enforced = annotations.Enforced{annotations.CapExec, annotations.CapReadonlyTools, annotations.CapHide, annotations.CapLifetime, annotations.CapNetwork, annotations.CapSecrets, annotations.CapAudit}
+var Enforced = annotations.Enforced{
+	annotations.CapExec, annotations.CapReadonlyTools, annotations.CapHide, annotations.CapLifetime, annotations.CapNetwork,
+	annotations.CapNetworkReadonly, annotations.CapSecrets, annotations.CapAudit,
+}
 
 // Private are the folders and files of this host that no container may be given:
 // who can write there can rewrite what containers may do, or did.
