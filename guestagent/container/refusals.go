@@ -49,6 +49,9 @@ type refusalLine struct {
 	Decision string    `json:"decision"`
 	Path     string    `json:"path,omitempty"`
 	Argv     []string  `json:"argv,omitempty"`
+	Host     string    `json:"host,omitempty"`
+	Port     uint32    `json:"port,omitempty"`
+	Protocol string    `json:"protocol,omitempty"`
 	Rule     string    `json:"rule"`
 	Origin   string    `json:"origin,omitempty"`
 	Why      string    `json:"why,omitempty"`
@@ -70,18 +73,33 @@ func shareRefusals(bundle string, spec *specs.Spec) (*refusals, error) {
 	return &refusals{file: f}, nil
 }
 
-// add writes a refusal down. Of the same one again and again there is one line.
+// add writes down what the gate refused.
 func (r *refusals) add(what Refusal) {
+	d := what.Decision
+	r.write(refusalLine{
+		Time: time.Unix(0, d.GetTime()).UTC(), Kind: d.GetKind(), Decision: d.GetDecision(),
+		Path: d.GetPath(), Argv: d.GetArgv(), Rule: d.GetRule(), Origin: d.GetOrigin(), Why: what.Why, Instead: what.Instead,
+	})
+}
+
+// unreached writes down what the host did not let the container reach.
+func (r *refusals) unreached(e *agent.Endpoint) {
+	why := e.GetReason()
+	r.write(refusalLine{
+		Time: time.Unix(0, e.GetTime()).UTC(), Kind: "network", Decision: "deny",
+		Host: e.GetHost(), Port: e.GetPort(), Protocol: e.GetProtocol(),
+		Rule: why.GetRule(), Origin: why.GetOrigin(), Why: why.GetWhy(), Instead: why.GetInstead(),
+	})
+}
+
+// write writes a line. Of the same refusal again and again there is one.
+func (r *refusals) write(line refusalLine) {
 	if r == nil {
 		return
 	}
-	d := what.Decision
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	line := refusalLine{
-		Seq: r.last.Seq + 1, Time: time.Unix(0, d.GetTime()).UTC(), Kind: d.GetKind(), Decision: d.GetDecision(),
-		Path: d.GetPath(), Argv: d.GetArgv(), Rule: d.GetRule(), Origin: d.GetOrigin(), Why: what.Why, Instead: what.Instead,
-	}
+	line.Seq = r.last.Seq + 1
 	if line.repeats(&r.last) {
 		return
 	}
@@ -105,6 +123,7 @@ func (r *refusals) add(what Refusal) {
 // repeats reports whether it says nothing that the one before did not.
 func (l *refusalLine) repeats(before *refusalLine) bool {
 	return l.Kind == before.Kind && l.Decision == before.Decision && l.Path == before.Path && l.Rule == before.Rule &&
+		l.Host == before.Host && l.Port == before.Port && l.Protocol == before.Protocol &&
 		len(l.Argv) == 0 && len(before.Argv) == 0
 }
 

@@ -274,6 +274,15 @@ func (s *Service) Decisions(ctx context.Context, req *agent.DecisionsRequest) (*
 	return &agent.DecisionsResponse{Decisions: list, Lost: lost}, nil
 }
 
+// Unreached implements the protocol.
+func (s *Service) Unreached(_ context.Context, req *agent.UnreachedRequest) (*agent.UnreachedResponse, error) {
+	if len(req.GetEndpoints()) > agent.MaxUnreached {
+		return nil, fmt.Errorf("%d endpoints, and at most %d are told at once: %w", len(req.GetEndpoints()), agent.MaxUnreached, errdefs.ErrInvalidArgument)
+	}
+	s.containers.Unreached(req.GetEndpoints())
+	return &agent.UnreachedResponse{}, nil
+}
+
 // Delete implements the protocol.
 func (s *Service) Delete(ctx context.Context, req *agent.DeleteRequest) (*agent.DeleteResponse, error) {
 	if err := s.containers.Delete(ctx, req.GetContainer()); err != nil {

@@ -83,6 +83,19 @@ func TestUnknownContainerIsNotFound(t *testing.T) {
 	}
 }
 
+func TestUnreachedIsBounded(t *testing.T) {
+	c := dial(t, &machine{}, nil)
+	for n, want := range map[int]bool{0: true, agent.MaxUnreached: true, agent.MaxUnreached + 1: false} {
+		req := &agent.UnreachedRequest{}
+		for range n {
+			req.Endpoints = append(req.Endpoints, &agent.Endpoint{Host: "db"})
+		}
+		if _, err := c.Unreached(t.Context(), req); (err == nil) != want {
+			t.Errorf("%d endpoints: %v", n, err)
+		}
+	}
+}
+
 func TestCreateIsChecked(t *testing.T) {
 	for name, test := range map[string]struct {
 		clock error

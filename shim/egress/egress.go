@@ -39,6 +39,17 @@ type Options struct {
 	ResolvConf func() []byte
 	// Post takes the records. It must not block.
 	Post func(audit.Entry)
+	// Denied, unless it is nil, is told what the container was denied. It must not
+	// block.
+	Denied func(Denial)
+}
+
+// Denial is what a container did not reach, and why. A port of 0 is none.
+type Denial struct {
+	Host     string
+	Port     uint16
+	Protocol string
+	annotations.Verdict
 }
 
 // Egress decides what one container reaches.
@@ -67,6 +78,7 @@ func New(ctx context.Context, o Options) (*Egress, error) {
 		judge:  j,
 		report: newReporter(o.Post),
 	}
+	e.report.told = o.Denied
 	e.watch = newWatch(o.Rules, o.All, e.report)
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	up := &upstream{
@@ -120,9 +132,9 @@ func (e *Egress) Gateway() network.Gateway {
 	forward, denied := e.judge.forwarded()
 	return network.Gateway{
 		TCP: port(e.listeners[0].Addr()), DNSOverTCP: port(e.listeners[1].Addr()), DNSOverUDP: port(e.questions.LocalAddr()),
-		Forward: forward, Denied: denied, Noted: e.watch.noted(forward), Changed: func(own []netip.Prefix) {
-			e.judge.setOwn(own)
-			e.watch.setOwn(own)
+		Forward: forward, Denied: denied, Noted: e.watch.noted(forward), Changed: func(own, bridged []netip.Prefix) {
+			e.judge.setOwn(own, bridged)
+			e.watch.setOwn(own, bridged)
 		},
 	}
 }

@@ -21,8 +21,10 @@ func (s *Sandbox) openNetwork(ctx context.Context, o Options, undo *cleanup.Stac
 		return nil
 	}
 	var err error
+	s.teller = newTeller()
 	s.egress, err = egress.New(ctx, egress.Options{
-		Namespace: s.ns, Rules: rules, All: &o.Policy.Network, Intercept: o.Intercept, ResolvConf: s.resolvConf, Post: s.record,
+		Namespace: s.ns, Rules: rules, All: &o.Policy.Network, Intercept: o.Intercept, ResolvConf: s.resolvConf,
+		Post: s.record, Denied: s.teller.denied,
 	})
 	if err != nil {
 		return err

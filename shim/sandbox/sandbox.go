@@ -90,8 +90,9 @@ type Sandbox struct {
 	net *network.Network
 	// policy is that of the container that the VM was made for.
 	policy *annotations.Policy
-	// egress is nil where there are no rules about the network.
+	// egress and teller are nil where there are no rules about the network.
 	egress *egress.Egress
+	teller *teller
 	// intercepts: connections are looked into, for the first container alone.
 	intercepts bool
 	share      *share.Share
@@ -244,6 +245,16 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	}
 	undo.Add("close the agent's connection", s.agent.Close)
 	s.timing.Agent = time.Now()
+	if s.teller != nil {
+		telling, stop := context.WithCancel(context.WithoutCancel(ctx))
+		var told sync.WaitGroup
+		told.Go(func() { s.teller.run(telling, s.agent.RPC().Unreached) })
+		undo.Add("end telling the guest", func() error {
+			stop()
+			told.Wait()
+			return nil
+		})
+	}
 
 	s.close = sync.OnceValue(undo.Release().Run)
 	s.users = 1

@@ -285,6 +285,7 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 		Entropy:   entropy,
 		Sandbox:   c.id,
 		Exec:      gate,
+		Refusals:  c.policy.Held().Network.Restricts(),
 		Files:     c.intercept.shared(),
 	})
 	if err != nil {

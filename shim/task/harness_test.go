@@ -186,6 +186,10 @@ func (a *fakeAgent) Decisions(ctx context.Context, _ *agent.DecisionsRequest) (*
 	return &agent.DecisionsResponse{}, a.call(ctx, "Decisions")
 }
 
+func (a *fakeAgent) Unreached(ctx context.Context, _ *agent.UnreachedRequest) (*agent.UnreachedResponse, error) {
+	return &agent.UnreachedResponse{}, a.call(ctx, "Unreached")
+}
+
 func (a *fakeAgent) Delete(ctx context.Context, _ *agent.DeleteRequest) (*agent.DeleteResponse, error) {
 	return &agent.DeleteResponse{}, a.call(ctx, "Delete")
 }

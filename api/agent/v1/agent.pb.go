@@ -185,8 +185,10 @@ type CreateRequest struct {
 	Sandbox string `protobuf:"bytes,7,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
 	// Which programs may run. Absent: all, and nothing is loaded for it.
 	Exec *ExecGate `protobuf:"bytes,8,opt,name=exec,proto3" json:"exec,omitempty"`
+	// The container has a list of refusals, also without exec.
+	Refusals bool `protobuf:"varint,9,opt,name=refusals,proto3" json:"refusals,omitempty"`
 	// What the container sees in /dev/nanoclaw, at most 16.
-	Files         []*File `protobuf:"bytes,9,rep,name=files,proto3" json:"files,omitempty"`
+	Files         []*File `protobuf:"bytes,10,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -275,6 +277,13 @@ func (x *CreateRequest) GetExec() *ExecGate {
 		return x.Exec
 	}
 	return nil
+}
+
+func (x *CreateRequest) GetRefusals() bool {
+	if x != nil {
+		return x.Refusals
+	}
+	return false
 }
 
 func (x *CreateRequest) GetFiles() []*File {
@@ -2277,6 +2286,167 @@ func (x *DecisionsResponse) GetLost() uint64 {
 	return 0
 }
 
+type UnreachedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 64, in the order in which they were refused.
+	Endpoints     []*Endpoint `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnreachedRequest) Reset() {
+	*x = UnreachedRequest{}
+	mi := &file_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnreachedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnreachedRequest) ProtoMessage() {}
+
+func (x *UnreachedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnreachedRequest.ProtoReflect.Descriptor instead.
+func (*UnreachedRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *UnreachedRequest) GetEndpoints() []*Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+type UnreachedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnreachedResponse) Reset() {
+	*x = UnreachedResponse{}
+	mi := &file_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnreachedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnreachedResponse) ProtoMessage() {}
+
+func (x *UnreachedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnreachedResponse.ProtoReflect.Descriptor instead.
+func (*UnreachedResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{37}
+}
+
+// Endpoint is what was not to be reached, and why.
+type Endpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unix nanoseconds of the host's clock.
+	Time int64 `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
+	// A name or an address, and tcp, udp, icmp, ip or dns; the port is 0 where
+	// that has none.
+	Host          string      `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Port          uint32      `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol      string      `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Reason        *ExecReason `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Endpoint) Reset() {
+	*x = Endpoint{}
+	mi := &file_agent_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Endpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Endpoint) ProtoMessage() {}
+
+func (x *Endpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
+func (*Endpoint) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Endpoint) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *Endpoint) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Endpoint) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Endpoint) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Endpoint) GetReason() *ExecReason {
+	if x != nil {
+		return x.Reason
+	}
+	return nil
+}
+
 // Decision is one decision of the exec gate. Strings that come from the
 // container are at most 256 bytes, and valid UTF-8 with ? for what is not.
 type Decision struct {
@@ -2310,7 +2480,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2492,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2505,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Decision) GetKind() string {
@@ -2431,7 +2601,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2613,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2626,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeleteRequest) GetContainer() string {
@@ -2474,7 +2644,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2656,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2669,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{41}
 }
 
 type ShutdownRequest struct {
@@ -2510,7 +2680,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +2692,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +2705,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{39}
+	return file_agent_proto_rawDescGZIP(), []int{42}
 }
 
 type ShutdownResponse struct {
@@ -2546,7 +2716,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +2728,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2571,7 +2741,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{40}
+	return file_agent_proto_rawDescGZIP(), []int{43}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2583,7 +2753,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x05stdin\x18\x01 \x01(\tR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x02 \x01(\tR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x03 \x01(\tR\x06stderr\x12\x1a\n" +
-	"\bterminal\x18\x04 \x01(\bR\bterminal\"\xba\x02\n" +
+	"\bterminal\x18\x04 \x01(\bR\bterminal\"\xd6\x02\n" +
 	"\rCreateRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12.\n" +
@@ -2592,8 +2762,10 @@ const file_agent_proto_rawDesc = "" +
 	"\thost_time\x18\x05 \x01(\x03R\bhostTime\x12\x18\n" +
 	"\aentropy\x18\x06 \x01(\fR\aentropy\x12\x18\n" +
 	"\asandbox\x18\a \x01(\tR\asandbox\x12/\n" +
-	"\x04exec\x18\b \x01(\v2\x1b.nanoclaw.agent.v1.ExecGateR\x04exec\x12-\n" +
-	"\x05files\x18\t \x03(\v2\x17.nanoclaw.agent.v1.FileR\x05files\"4\n" +
+	"\x04exec\x18\b \x01(\v2\x1b.nanoclaw.agent.v1.ExecGateR\x04exec\x12\x1a\n" +
+	"\brefusals\x18\t \x01(\bR\brefusals\x12-\n" +
+	"\x05files\x18\n" +
+	" \x03(\v2\x17.nanoclaw.agent.v1.FileR\x05files\"4\n" +
 	"\x04File\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acontent\x18\x02 \x01(\fR\acontent\"\xe0\x02\n" +
@@ -2729,7 +2901,16 @@ const file_agent_proto_rawDesc = "" +
 	"\ano_wait\x18\x02 \x01(\bR\x06noWait\"b\n" +
 	"\x11DecisionsResponse\x129\n" +
 	"\tdecisions\x18\x01 \x03(\v2\x1b.nanoclaw.agent.v1.DecisionR\tdecisions\x12\x12\n" +
-	"\x04lost\x18\x02 \x01(\x04R\x04lost\"\x8a\x02\n" +
+	"\x04lost\x18\x02 \x01(\x04R\x04lost\"M\n" +
+	"\x10UnreachedRequest\x129\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x1b.nanoclaw.agent.v1.EndpointR\tendpoints\"\x13\n" +
+	"\x11UnreachedResponse\"\x99\x01\n" +
+	"\bEndpoint\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\tR\bprotocol\x125\n" +
+	"\x06reason\x18\x05 \x01(\v2\x1d.nanoclaw.agent.v1.ExecReasonR\x06reason\"\x8a\x02\n" +
 	"\bDecision\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1a\n" +
 	"\bdecision\x18\x02 \x01(\tR\bdecision\x12\x14\n" +
@@ -2748,7 +2929,8 @@ const file_agent_proto_rawDesc = "" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x10\n" +
 	"\x0eDeleteResponse\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xa8\t\n" +
+	"\x10ShutdownResponse2\x80\n" +
+	"\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Create\x12 .nanoclaw.agent.v1.CreateRequest\x1a!.nanoclaw.agent.v1.CreateResponse\x12J\n" +
 	"\x05Start\x12\x1f.nanoclaw.agent.v1.StartRequest\x1a .nanoclaw.agent.v1.StartResponse\x12G\n" +
@@ -2762,7 +2944,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x06Update\x12 .nanoclaw.agent.v1.UpdateRequest\x1a!.nanoclaw.agent.v1.UpdateResponse\x12J\n" +
 	"\x05Stats\x12\x1f.nanoclaw.agent.v1.StatsRequest\x1a .nanoclaw.agent.v1.StatsResponse\x12P\n" +
 	"\aNetwork\x12!.nanoclaw.agent.v1.NetworkRequest\x1a\".nanoclaw.agent.v1.NetworkResponse\x12V\n" +
-	"\tDecisions\x12#.nanoclaw.agent.v1.DecisionsRequest\x1a$.nanoclaw.agent.v1.DecisionsResponse\x12M\n" +
+	"\tDecisions\x12#.nanoclaw.agent.v1.DecisionsRequest\x1a$.nanoclaw.agent.v1.DecisionsResponse\x12V\n" +
+	"\tUnreached\x12#.nanoclaw.agent.v1.UnreachedRequest\x1a$.nanoclaw.agent.v1.UnreachedResponse\x12M\n" +
 	"\x06Delete\x12 .nanoclaw.agent.v1.DeleteRequest\x1a!.nanoclaw.agent.v1.DeleteResponse\x12S\n" +
 	"\bShutdown\x12\".nanoclaw.agent.v1.ShutdownRequest\x1a#.nanoclaw.agent.v1.ShutdownResponseB1Z/github.com/nanoclaw/nanoclaw/api/agent/v1;agentb\x06proto3"
 
@@ -2779,7 +2962,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_agent_proto_goTypes = []any{
 	(ExecRule_Action)(0),          // 0: nanoclaw.agent.v1.ExecRule.Action
 	(*Stdio)(nil),                 // 1: nanoclaw.agent.v1.Stdio
@@ -2818,12 +3001,15 @@ var file_agent_proto_goTypes = []any{
 	(*Route)(nil),                 // 34: nanoclaw.agent.v1.Route
 	(*DecisionsRequest)(nil),      // 35: nanoclaw.agent.v1.DecisionsRequest
 	(*DecisionsResponse)(nil),     // 36: nanoclaw.agent.v1.DecisionsResponse
-	(*Decision)(nil),              // 37: nanoclaw.agent.v1.Decision
-	(*DeleteRequest)(nil),         // 38: nanoclaw.agent.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 39: nanoclaw.agent.v1.DeleteResponse
-	(*ShutdownRequest)(nil),       // 40: nanoclaw.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 41: nanoclaw.agent.v1.ShutdownResponse
-	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*UnreachedRequest)(nil),      // 37: nanoclaw.agent.v1.UnreachedRequest
+	(*UnreachedResponse)(nil),     // 38: nanoclaw.agent.v1.UnreachedResponse
+	(*Endpoint)(nil),              // 39: nanoclaw.agent.v1.Endpoint
+	(*Decision)(nil),              // 40: nanoclaw.agent.v1.Decision
+	(*DeleteRequest)(nil),         // 41: nanoclaw.agent.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 42: nanoclaw.agent.v1.DeleteResponse
+	(*ShutdownRequest)(nil),       // 43: nanoclaw.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 44: nanoclaw.agent.v1.ShutdownResponse
+	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
 }
 var file_agent_proto_depIdxs = []int32{
 	1,  // 0: nanoclaw.agent.v1.CreateRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
@@ -2836,48 +3022,52 @@ var file_agent_proto_depIdxs = []int32{
 	5,  // 7: nanoclaw.agent.v1.ExecRule.reason:type_name -> nanoclaw.agent.v1.ExecReason
 	31, // 8: nanoclaw.agent.v1.StartRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
 	1,  // 9: nanoclaw.agent.v1.ExecRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
-	42, // 10: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
+	45, // 10: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
 	19, // 11: nanoclaw.agent.v1.ProcessesResponse.processes:type_name -> nanoclaw.agent.v1.Process
 	31, // 12: nanoclaw.agent.v1.NetworkRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
 	33, // 13: nanoclaw.agent.v1.NetworkState.interfaces:type_name -> nanoclaw.agent.v1.Interface
 	34, // 14: nanoclaw.agent.v1.NetworkState.routes:type_name -> nanoclaw.agent.v1.Route
 	32, // 15: nanoclaw.agent.v1.NetworkState.neighbors:type_name -> nanoclaw.agent.v1.Neighbor
-	37, // 16: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
-	2,  // 17: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
-	8,  // 18: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
-	10, // 19: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
-	12, // 20: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
-	14, // 21: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
-	16, // 22: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
-	18, // 23: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
-	21, // 24: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
-	23, // 25: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
-	25, // 26: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
-	27, // 27: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
-	29, // 28: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
-	35, // 29: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
-	38, // 30: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
-	40, // 31: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
-	7,  // 32: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
-	9,  // 33: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
-	11, // 34: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
-	13, // 35: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
-	15, // 36: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
-	17, // 37: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
-	20, // 38: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
-	22, // 39: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
-	24, // 40: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
-	26, // 41: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
-	28, // 42: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
-	30, // 43: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
-	36, // 44: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
-	39, // 45: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
-	41, // 46: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
-	32, // [32:47] is the sub-list for method output_type
-	17, // [17:32] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	40, // 16: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
+	39, // 17: nanoclaw.agent.v1.UnreachedRequest.endpoints:type_name -> nanoclaw.agent.v1.Endpoint
+	5,  // 18: nanoclaw.agent.v1.Endpoint.reason:type_name -> nanoclaw.agent.v1.ExecReason
+	2,  // 19: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
+	8,  // 20: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
+	10, // 21: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
+	12, // 22: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
+	14, // 23: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
+	16, // 24: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
+	18, // 25: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
+	21, // 26: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
+	23, // 27: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
+	25, // 28: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
+	27, // 29: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
+	29, // 30: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
+	35, // 31: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
+	37, // 32: nanoclaw.agent.v1.Agent.Unreached:input_type -> nanoclaw.agent.v1.UnreachedRequest
+	41, // 33: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
+	43, // 34: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
+	7,  // 35: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
+	9,  // 36: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
+	11, // 37: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
+	13, // 38: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
+	15, // 39: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
+	17, // 40: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
+	20, // 41: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
+	22, // 42: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
+	24, // 43: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
+	26, // 44: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
+	28, // 45: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
+	30, // 46: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
+	36, // 47: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
+	38, // 48: nanoclaw.agent.v1.Agent.Unreached:output_type -> nanoclaw.agent.v1.UnreachedResponse
+	42, // 49: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
+	44, // 50: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
+	35, // [35:51] is the sub-list for method output_type
+	19, // [19:35] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2891,7 +3081,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

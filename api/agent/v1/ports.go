@@ -35,6 +35,9 @@ const (
 	// MaxContainerID is the length of the longest container or exec id.
 	MaxContainerID = 128
 
+	// MaxUnreached is how many endpoints that were not reached are told at once.
+	MaxUnreached = 64
+
 	// MaxProcesses is how many processes are listed at most, MaxCommand how many
 	// bytes of the command line of each.
 	MaxProcesses = 4096
