@@ -36,6 +36,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/egress"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 	"github.com/nanoclaw/nanoclaw/shim/share"
@@ -65,6 +66,9 @@ type Options struct {
 	// Policy is its policy.
 	Spec   *specs.Spec
 	Policy *annotations.Policy
+	// Intercept answers the container's connections that have to be looked into;
+	// nil: there are none.
+	Intercept *intercept.Interceptor
 	// Agent is the agent that the container runs as; empty: none.
 	Agent string
 	// Address is where the shim serves.
@@ -89,12 +93,14 @@ type Sandbox struct {
 	// egress and teller are nil where there are no rules about the network.
 	egress *egress.Egress
 	teller *teller
-	share  *share.Share
-	vm     hypervisor.VM
-	agent  *guest.Agent
-	cgroup *vmcgroup.Cgroup
-	timing Timing
-	info   Info
+	// intercepts: connections are looked into, for the first container alone.
+	intercepts bool
+	share      *share.Share
+	vm         hypervisor.VM
+	agent      *guest.Agent
+	cgroup     *vmcgroup.Cgroup
+	timing     Timing
+	info       Info
 
 	// ctx ends when the sandbox closes; what runs beside it runs under it.
 	ctx    context.Context

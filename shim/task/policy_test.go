@@ -46,10 +46,6 @@ func TestCompileWithTheHostsFile(t *testing.T) {
 	}{
 		"an unknown agent": {file, map[string]string{annotations.KeyAgent: "reder"}, "nearest is reader"},
 		"a broken file":    {"agents:\n  - nam: x\n", nil, "policy.yaml:2"},
-		"a secret": {
-			"tools:\n  crm:\n    secrets: [{env: T, source: \"file:/etc/t\", hosts: [x.org]}]\nagents:\n  - name: a\n    tools: [crm]\n",
-			map[string]string{annotations.KeyAgent: "a"}, "secret T",
-		},
 	} {
 		_, err := compiled(t, c.file, c.given)
 		var refusal *annotations.Refusal
