@@ -66,6 +66,9 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 		c.mu.Unlock()
 		undo = append(undo, r.close)
 	}
+	if err := shareFiles(c.bundle, spec, req.GetFiles()); err != nil {
+		return 0, err
+	}
 	if err := writeSpec(c.bundle, spec); err != nil {
 		return 0, fmt.Errorf("write the bundle: %w", err)
 	}

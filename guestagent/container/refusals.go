@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -24,9 +23,9 @@ type Refusal struct {
 }
 
 const (
-	// refusalsFile is where a container finds what it was refused. It is in a file
-	// system in memory, so that nothing of it is left in the root file system.
-	refusalsFile = "/dev/nanoclaw/refusals"
+	// refusalsName is the file, in our folder, where a container finds what it was
+	// refused.
+	refusalsName = "refusals"
 	// maxRefusals bounds the file, which is memory of the VM's.
 	maxRefusals = 64 << 10
 )
@@ -62,23 +61,15 @@ type refusalLine struct {
 // shareRefusals makes the file in the bundle, and has the container see it where
 // its /dev is in memory. It returns nil where it is not.
 func shareRefusals(bundle string, spec *specs.Spec) (*refusals, error) {
-	inMemory := false
-	for i := range spec.Mounts {
-		if m := &spec.Mounts[i]; path.Clean(m.Destination) == "/dev" {
-			inMemory = m.Type == "tmpfs"
-		}
-	}
-	if !inMemory {
+	if !devInMemory(spec) {
 		return nil, nil
 	}
-	name := filepath.Join(bundle, "refusals")
+	name := filepath.Join(bundle, refusalsName)
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o444)
 	if err != nil {
 		return nil, fmt.Errorf("make the list of refusals: %w", err)
 	}
-	spec.Mounts = append(spec.Mounts, specs.Mount{
-		Destination: refusalsFile, Type: "bind", Source: name, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"},
-	})
+	show(spec, name, refusalsName)
 	return &refusals{file: f}, nil
 }
 

@@ -63,7 +63,7 @@ func TestRefusalsAreLinesOfJSON(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	m := spec.Mounts[len(spec.Mounts)-1]
-	if m.Destination != refusalsFile || strings.Join(m.Options, ",") != "bind,ro,nosuid,nodev,noexec" {
+	if m.Destination != "/dev/nanoclaw/refusals" || strings.Join(m.Options, ",") != "bind,ro,nosuid,nodev,noexec" {
 		t.Errorf("%+v", m)
 	}
 }
@@ -131,7 +131,7 @@ func TestRefusalsLeaveNothingInTheRootFileSystem(t *testing.T) {
 
 func TestContainerReadsItsRefusals(t *testing.T) {
 	g := setup(t)
-	spec := testSpec("sh", "-c", "cat "+refusalsFile+"; { echo x >>"+refusalsFile+"; } 2>/dev/null && echo written")
+	spec := testSpec("sh", "-c", "cat /dev/nanoclaw/refusals; { echo x >>/dev/nanoclaw/refusals; } 2>/dev/null && echo written")
 	c := g.startedWith(t, &agent.CreateRequest{Spec: marshal(t, spec), Stdio: &agent.Stdio{Stdout: "f1"}, Exec: &agent.ExecGate{}})
 	if got, err := g.host.read("f1"); err != nil || got != "" {
 		t.Errorf("%q, %v", got, err)

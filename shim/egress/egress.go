@@ -15,6 +15,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/api/stream"
 	"github.com/nanoclaw/nanoclaw/shim/audit"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
@@ -32,6 +33,9 @@ type Options struct {
 	// Rules are those in force. All are these and those that are only recorded,
 	// in the mode audit; nil: there are no others.
 	Rules, All *annotations.Network
+	// Intercept answers connections that have to be looked into; nil: there are
+	// none.
+	Intercept *intercept.Interceptor
 	// ResolvConf is the content of the container's resolv.conf, as it is now.
 	ResolvConf func() []byte
 	// Post takes the records. It must not block.
@@ -73,6 +77,7 @@ type Egress struct {
 // closed.
 func New(ctx context.Context, o Options) (*Egress, error) {
 	j := newJudge(o.Rules)
+	j.answered, j.unjudged = o.Intercept.Knows, o.Intercept.Unjudged()
 	e := &Egress{
 		closed: o.Rules.Mode == annotations.NetworkNone,
 		judge:  j,
@@ -90,7 +95,8 @@ func New(ctx context.Context, o Options) (*Egress, error) {
 	n := newNames()
 	e.resolver = &resolver{judge: j, names: n, upstream: up, report: e.report, watch: e.watch}
 	e.proxy = &proxy{
-		judge: j, names: n, upstream: up, report: e.report, watch: e.watch, dial: dialer(o.Namespace), dials: make(chan struct{}, maxDials),
+		judge: j, names: n, upstream: up, report: e.report, watch: e.watch, intercept: o.Intercept,
+		dial: dialer(o.Namespace), dials: make(chan struct{}, maxDials),
 	}
 	if e.closed {
 		return e, nil

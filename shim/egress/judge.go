@@ -39,6 +39,10 @@ type judge struct {
 	rules *annotations.Network
 	// ports are those that rules name, and one that none names.
 	ports []uint16
+	// answered reports whether connections to a name may be answered on the host;
+	// unjudged are endpoints that datagrams do not reach.
+	answered func(name string) bool
+	unjudged []annotations.EndpointRule
 
 	mu           sync.RWMutex
 	own, bridged []netip.Prefix
@@ -47,7 +51,7 @@ type judge struct {
 }
 
 func newJudge(rules *annotations.Network) *judge {
-	j := &judge{rules: rules, host: hostAddresses}
+	j := &judge{rules: rules, host: hostAddresses, answered: func(string) bool { return false }}
 	add := func(all []annotations.EndpointRule) {
 		for _, r := range all {
 			if p := r.Endpoint.Port; p != 0 && !slices.Contains(j.ports, p) {
@@ -160,7 +164,7 @@ func (j *judge) name(host string) (answer, annotations.Verdict) {
 	switch {
 	case !open:
 		return hidden, refusal(first)
-	case shut || j.listed():
+	case shut || j.listed() || j.answered(host):
 		return standIn, annotations.Verdict{}
 	}
 	return plain, annotations.Verdict{}

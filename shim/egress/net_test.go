@@ -24,6 +24,7 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/api/stream"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
@@ -56,12 +57,18 @@ var zone = map[string][]string{
 
 func newWorld(t *testing.T, rules *annotations.Network) *world {
 	t.Helper()
-	return newAudited(t, rules, nil)
+	return newWorldWith(t, rules, nil, func(*world) *intercept.Interceptor { return nil })
 }
 
 // newAudited is a world in the mode audit: all are the rules that are not only
 // recorded, and those that are.
 func newAudited(t *testing.T, rules, all *annotations.Network) *world {
+	t.Helper()
+	return newWorldWith(t, rules, all, func(*world) *intercept.Interceptor { return nil })
+}
+
+// newWorldWith has some connections answered on the host.
+func newWorldWith(t *testing.T, rules, all *annotations.Network, answered func(*world) *intercept.Interceptor) *world {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
@@ -75,6 +82,7 @@ func newAudited(t *testing.T, rules, all *annotations.Network) *world {
 	var err error
 	w.egress, err = New(t.Context(), Options{
 		Namespace: w.inner, Rules: rules, All: all, ResolvConf: func() []byte { return []byte(engineResolver) }, Post: w.log.post,
+		Intercept: answered(w),
 	})
 	w.must(err)
 	t.Cleanup(func() { w.must(w.egress.Close()) })

@@ -36,6 +36,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/egress"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 	"github.com/nanoclaw/nanoclaw/shim/share"
@@ -65,6 +66,9 @@ type Options struct {
 	// Policy is its policy.
 	Spec   *specs.Spec
 	Policy *annotations.Policy
+	// Intercept answers the container's connections that have to be looked into;
+	// nil: there are none.
+	Intercept *intercept.Interceptor
 	// Agent is the agent that the container runs as; empty: none.
 	Agent string
 	// Address is where the shim serves.
@@ -89,12 +93,14 @@ type Sandbox struct {
 	// egress and teller are nil where there are no rules about the network.
 	egress *egress.Egress
 	teller *teller
-	share  *share.Share
-	vm     hypervisor.VM
-	agent  *guest.Agent
-	cgroup *vmcgroup.Cgroup
-	timing Timing
-	info   Info
+	// intercepts: connections are looked into, for the first container alone.
+	intercepts bool
+	share      *share.Share
+	vm         hypervisor.VM
+	agent      *guest.Agent
+	cgroup     *vmcgroup.Cgroup
+	timing     Timing
+	info       Info
 
 	// ctx ends when the sandbox closes; what runs beside it runs under it.
 	ctx    context.Context
@@ -109,6 +115,12 @@ type Sandbox struct {
 	relaying atomic.Bool
 	// following is done once changes of the network are followed.
 	following sync.Once
+
+	// growing is held while the VM is made larger, from first bytes of memory when it
+	// was started, up to room.
+	growing sync.Mutex
+	first   int64
+	room    hypervisor.Size
 
 	mu sync.Mutex
 	// users is how many containers are in the VM.
@@ -162,6 +174,8 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Memory: memoryFor(o.Spec, int64(o.Config.DefaultMemory), hostMemory()),
 		Began:  time.Now(),
 	}
+	s.first = s.info.Memory
+	s.room = room(hypervisor.Size{CPUs: s.info.CPUs, Memory: s.info.Memory}, s.info.Isolates)
 	if err := s.dir.make(s.info); err != nil {
 		return nil, err
 	}
@@ -216,6 +230,8 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Image:        o.Config.Image,
 		CPUs:         s.info.CPUs,
 		Memory:       s.info.Memory,
+		MaxCPUs:      s.room.CPUs,
+		MaxMemory:    s.room.Memory,
 		FSSocket:     s.share.Socket(),
 		FSTag:        agent.ShareTag,
 		CID:          guestCID,
@@ -421,16 +437,17 @@ func (s *Sandbox) Share() *share.Share { return s.share }
 func (s *Sandbox) Timing() Timing { return s.timing }
 
 // Info says what kind of VM it is.
-func (s *Sandbox) Info() Info { return s.info }
+func (s *Sandbox) Info() Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
 
 // Kill ends the VM by force. It does not wait.
 func (s *Sandbox) Kill() { s.vm.Kill() }
 
 // ID is the sandbox's, which is that of its first container.
 func (s *Sandbox) ID() string { return s.info.ID }
-
-// Fits returns an error for limits that are above what the VM has.
-func (s *Sandbox) Fits(r *specs.LinuxResources) error { return s.info.Fits(r) }
 
 // HasNetwork reports whether the network namespace at path is this sandbox's.
 func (s *Sandbox) HasNetwork(path string) bool {

@@ -24,6 +24,11 @@ const (
 	// MaxSpecBytes bounds an OCI spec or process document.
 	MaxSpecBytes = 2 << 20
 
+	// MaxFiles is how many files of the host's a container sees in /dev/nanoclaw,
+	// MaxFileBytes how long each is.
+	MaxFiles     = 16
+	MaxFileBytes = 512 << 10
+
 	// MaxStreamID is the length of the longest stream id.
 	MaxStreamID = 64
 
