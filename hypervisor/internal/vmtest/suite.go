@@ -315,7 +315,7 @@ func grow(t *testing.T, d Driver) {
 	var c hypervisor.Config
 	v := Boot(t, d, func(b *hypervisor.Config) {
 		b.MaxCPUs, b.MaxMemory = b.CPUs, b.Memory+3*hypervisor.GrowthStep
-		if d.Hypervisor.Isolates() {
+		if d.Isolates() {
 			// One that is plugged into an emulated machine was not seen to arrive.
 			b.MaxCPUs++
 		}
