@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
@@ -43,6 +44,8 @@ type proxy struct {
 	upstream *upstream
 	report   *reporter
 	watch    *watch
+	// intercept answers what has to be looked into; nil: nothing has.
+	intercept *intercept.Interceptor
 	// dial connects to an address, from the container's namespace.
 	dial  func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error)
 	dials chan struct{}
@@ -104,9 +107,23 @@ func (p *proxy) serve(ctx context.Context, c *net.TCPConn) {
 		return
 	}
 	p.watch.connection(host, candidates, to.Port())
+	var first []byte
+	if conversation := p.intercept.For(host, to.Port(), candidates); conversation != nil {
+		// The addresses stay those that were judged, as long as the guest's connection is.
+		dial := func(ctx context.Context) (net.Conn, error) { return p.connect(ctx, candidates, to.Port()) }
+		var pass bool
+		if first, pass = conversation.Serve(ctx, c, dial); !pass {
+			return
+		}
+	}
 	out, err := p.connect(ctx, candidates, to.Port())
 	if err != nil {
 		refuse(c)
+		return
+	}
+	if _, err := out.Write(first); err != nil {
+		refuse(c)
+		_ = out.Close()
 		return
 	}
 	stop := context.AfterFunc(ctx, func() { _ = out.Close() })

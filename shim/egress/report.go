@@ -27,6 +27,8 @@ const (
 // Whoever takes them bounds their number.
 type reporter struct {
 	post func(audit.Entry)
+	// told, unless it is nil, is told of denials as well.
+	told func(Denial)
 
 	mu sync.Mutex
 	// asked is when each name was denied last, noted when it was last said of
@@ -113,6 +115,9 @@ func datagramObject(d network.Refused) audit.Object {
 func (r *reporter) denied(o audit.Object, v annotations.Verdict) {
 	o.Layer, o.Detail = string(v.Layer), v.Why
 	r.post(audit.Entry{Event: audit.Network, Decision: audit.Deny, Rule: v.Rule, Object: &o})
+	if r.told != nil {
+		r.told(Denial{Host: o.Host, Port: o.Port, Protocol: o.Protocol, Verdict: v})
+	}
 }
 
 // address is how an address is told.

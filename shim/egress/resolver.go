@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -87,6 +88,9 @@ func (r *resolver) decide(ctx context.Context, q question, transport stream.Tran
 		return q.reply(dnsmessage.RCodeNameError, nil)
 	}
 	r.watch.question(q.name)
+	if kind == plain && q.q.Type == dnsmessage.TypeA && r.leadsToPeer(ctx, q.name) {
+		kind = standIn
+	}
 	switch {
 	case kind == plain && q.q.Type != dnsmessage.TypeAAAA:
 		return r.pass(ctx, q, transport)
@@ -106,6 +110,16 @@ func (r *resolver) decide(ctx context.Context, q question, transport stream.Tran
 		return q.withAddress(found.addrs[0], uint32(found.ttl/time.Second))
 	}
 	return q.withAddress(r.names.address(q.name), standInTTL)
+}
+
+// leadsToPeer reports whether a name is a container's that is reached by its name
+// alone. Where it cannot be found out, passing the question on fails as well.
+func (r *resolver) leadsToPeer(ctx context.Context, name string) bool {
+	if strings.Contains(name, ".") || !r.judge.hasPeers() {
+		return false
+	}
+	found, err := r.upstream.resolve(ctx, name)
+	return err == nil && r.judge.byNameAlone(name, found.addrs)
 }
 
 // pass passes a question on, and the answer back.

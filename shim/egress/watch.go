@@ -33,9 +33,9 @@ func newWatch(rules, all *annotations.Network, report *reporter) *watch {
 	return &watch{judge: newJudge(all), report: report, answered: map[netip.Addr]string{}}
 }
 
-func (w *watch) setOwn(own []netip.Prefix) {
+func (w *watch) setOwn(own, bridged []netip.Prefix) {
 	if w != nil {
-		w.judge.setOwn(own)
+		w.judge.setOwn(own, bridged)
 	}
 }
 

@@ -15,11 +15,16 @@ func TestAdmits(t *testing.T) {
 	}
 	open, none, audited := of(annotations.NetworkOpen), of(annotations.NetworkNone), of(annotations.NetworkNone)
 	audited.Firm = open
+	secret, reads := &annotations.Policy{Network: open.Network, Secrets: make([]annotations.Secret, 1)}, of(annotations.NetworkOpen)
+	reads.Network.Readonly = make([]annotations.EndpointRule, 1)
 	for _, c := range []struct {
 		name     string
 		has, own *annotations.Policy
 		want     bool
 	}{
+		{"a secret", open, secret, false},
+		{"what only reads", open, reads, false},
+		{"secrets of the first", secret, open, false},
 		{"no rules", open, open, true},
 		{"none of its own", none, open, true},
 		{"the same", none, none, true},
@@ -29,7 +34,7 @@ func TestAdmits(t *testing.T) {
 		{"one that is only recorded", none, audited, true},
 		{"one that is not even recorded", open, audited, false},
 	} {
-		s := &Sandbox{policy: c.has}
+		s := &Sandbox{policy: c.has, intercepts: c.has.Intercepts()}
 		err := s.Admits("second", c.own)
 		if (err == nil) != c.want {
 			t.Errorf("%s: %v", c.name, err)
