@@ -27,6 +27,8 @@ type machine struct {
 func (m *machine) SetClock(int64) error { return m.clock }
 func (m *machine) Seed([]byte) error    { return nil }
 
+func (m *machine) UseCPUs(context.Context, int) error { return nil }
+
 func (m *machine) Booted() (began, called time.Duration) { return time.Second, time.Millisecond }
 
 func (m *machine) PowerOff(reason string) {

@@ -118,7 +118,7 @@ func (j *judge) peer(name string, a netip.Addr) bool {
 // The word "private" is not about the other containers on a network that the
 // container was put into to reach them. Whoever means these names their addresses.
 func (j *judge) shutsOut(r annotations.EndpointRule, host string, port uint16, a netip.Addr) bool {
-	return r.Endpoint.Match(a.String(), port) && !(r.Endpoint.Host == pattern.Private && j.peer(host, a))
+	return r.Endpoint.Match(a.String(), port) && (r.Endpoint.Host != pattern.Private || !j.peer(host, a))
 }
 
 // hasPeers reports whether there is a rule that says "private".

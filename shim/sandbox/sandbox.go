@@ -116,6 +116,12 @@ type Sandbox struct {
 	// following is done once changes of the network are followed.
 	following sync.Once
 
+	// growing is held while the VM is made larger, from first bytes of memory when it
+	// was started, up to room.
+	growing sync.Mutex
+	first   int64
+	room    hypervisor.Size
+
 	mu sync.Mutex
 	// users is how many containers are in the VM.
 	users int
@@ -168,6 +174,8 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Memory: memoryFor(o.Spec, int64(o.Config.DefaultMemory), hostMemory()),
 		Began:  time.Now(),
 	}
+	s.first = s.info.Memory
+	s.room = room(hypervisor.Size{CPUs: s.info.CPUs, Memory: s.info.Memory}, s.info.Isolates)
 	if err := s.dir.make(s.info); err != nil {
 		return nil, err
 	}
@@ -222,6 +230,8 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Image:        o.Config.Image,
 		CPUs:         s.info.CPUs,
 		Memory:       s.info.Memory,
+		MaxCPUs:      s.room.CPUs,
+		MaxMemory:    s.room.Memory,
 		FSSocket:     s.share.Socket(),
 		FSTag:        agent.ShareTag,
 		CID:          guestCID,
@@ -427,16 +437,17 @@ func (s *Sandbox) Share() *share.Share { return s.share }
 func (s *Sandbox) Timing() Timing { return s.timing }
 
 // Info says what kind of VM it is.
-func (s *Sandbox) Info() Info { return s.info }
+func (s *Sandbox) Info() Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
 
 // Kill ends the VM by force. It does not wait.
 func (s *Sandbox) Kill() { s.vm.Kill() }
 
 // ID is the sandbox's, which is that of its first container.
 func (s *Sandbox) ID() string { return s.info.ID }
-
-// Fits returns an error for limits that are above what the VM has.
-func (s *Sandbox) Fits(r *specs.LinuxResources) error { return s.info.Fits(r) }
 
 // HasNetwork reports whether the network namespace at path is this sandbox's.
 func (s *Sandbox) HasNetwork(path string) bool {

@@ -49,7 +49,7 @@ type vm interface {
 	// Admits returns an error where a container of that policy cannot be in it.
 	Admits(id string, p *annotations.Policy) error
 	// Fits returns an error for limits that are above what it has.
-	Fits(r *specs.LinuxResources) error
+	Grow(ctx context.Context, r *specs.LinuxResources) (cpus int, err error)
 	// Join counts the container of that bundle in, Leave one out; the last one
 	// ends the VM.
 	Join(id, bundle string, record func(audit.Entry)) error

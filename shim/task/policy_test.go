@@ -83,7 +83,11 @@ func TestUpdateStaysBelowTheCeiling(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return narrowed(p, func(*specs.LinuxResources) error { return nil }, &anypb.Any{Value: value})
+		r, err := narrowed(p, &anypb.Any{Value: value})
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(r)
 	}
 	if got, err := update(7); err != nil || !strings.Contains(string(got), `"limit":7`) {
 		t.Errorf("%s, %v", got, err)

@@ -1599,7 +1599,10 @@ type UpdateRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	// OCI LinuxResources as JSON.
-	Resources     []byte `protobuf:"bytes,2,opt,name=resources,proto3" json:"resources,omitempty"`
+	Resources []byte `protobuf:"bytes,2,opt,name=resources,proto3" json:"resources,omitempty"`
+	// cpus is how many the VM has been grown to: the guest brings them online
+	// first. 0: it has not been grown. Memory comes online by itself.
+	Cpus          uint32 `protobuf:"varint,3,opt,name=cpus,proto3" json:"cpus,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1646,6 +1649,13 @@ func (x *UpdateRequest) GetResources() []byte {
 		return x.Resources
 	}
 	return nil
+}
+
+func (x *UpdateRequest) GetCpus() uint32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
 }
 
 type UpdateResponse struct {
@@ -2856,10 +2866,11 @@ const file_agent_proto_rawDesc = "" +
 	"\rPauseResponse\"-\n" +
 	"\rResumeRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x10\n" +
-	"\x0eResumeResponse\"K\n" +
+	"\x0eResumeResponse\"_\n" +
 	"\rUpdateRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1c\n" +
-	"\tresources\x18\x02 \x01(\fR\tresources\"\x10\n" +
+	"\tresources\x18\x02 \x01(\fR\tresources\x12\x12\n" +
+	"\x04cpus\x18\x03 \x01(\rR\x04cpus\"\x10\n" +
 	"\x0eUpdateResponse\",\n" +
 	"\fStatsRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\")\n" +
