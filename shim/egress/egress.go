@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -60,6 +61,10 @@ type Egress struct {
 	proxy    *proxy
 	report   *reporter
 	watch    *watch
+	// refused is where datagrams were refused, failing that this was not to be
+	// found out.
+	refused func() ([]network.Refused, error)
+	failing atomic.Bool
 
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -160,30 +165,35 @@ func (e *Egress) Answer(ctx context.Context, m stream.DNSMessage) ([]byte, error
 
 // Follow records where datagrams were refused, or noted, until Close.
 func (e *Egress) Follow(refused func() ([]network.Refused, error)) {
+	e.refused = refused
 	e.wg.Go(func() {
 		tick := time.NewTicker(refusedEvery)
 		defer tick.Stop()
-		failing := false
 		for {
 			select {
 			case <-tick.C:
+				e.Look()
 			case <-e.ctx.Done():
 				return
 			}
-			all, err := refused()
-			if err != nil && !failing {
-				log.G(e.ctx).WithError(err).Warn("refused datagrams are not on record")
-			}
-			failing = err != nil
-			for _, d := range all {
-				if d.Passed {
-					e.watch.datagram(d)
-					continue
-				}
-				e.report.datagram(d, e.judge.datagram(d.Destination))
-			}
 		}
 	})
+}
+
+// Look records where datagrams were refused, or noted, since the last time, for
+// whoever cannot wait for the next. It is called after Follow.
+func (e *Egress) Look() {
+	all, err := e.refused()
+	if failing := err != nil; e.failing.Swap(failing) != failing && failing {
+		log.G(e.ctx).WithError(err).Warn("refused datagrams are not on record")
+	}
+	for _, d := range all {
+		if d.Passed {
+			e.watch.datagram(d)
+			continue
+		}
+		e.report.datagram(d, e.judge.datagram(d.Destination))
+	}
 }
 
 // Close ends every connection, and returns when nothing uses the namespace any

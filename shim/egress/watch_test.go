@@ -88,7 +88,8 @@ func TestWhatWouldBeDenied(t *testing.T) {
 		t.Errorf("again %v, %v", again, err)
 	}
 	before := len(w.log.list())
-	w.egress.watch.datagram(want[1])
+	w.egress.refused = func() ([]network.Refused, error) { return want[1:], nil }
+	w.egress.Look()
 	if got := w.told(before); !slices.Equal(got, []string{"allow, would deny by network.allow: udp 80 203.0.113.9"}) {
 		t.Errorf("the datagram is recorded as %q", got)
 	}

@@ -481,6 +481,10 @@ func (s *Sandbox) Join(id, bundle string, record func(audit.Entry)) error {
 // Leave counts one container less. The last one ends the VM; of another one
 // only its own files are taken away.
 func (s *Sandbox) Leave(ctx context.Context, id string) error {
+	if s.egress != nil {
+		// As long as there is somebody under whom it can be recorded.
+		s.egress.Look()
+	}
 	s.mu.Lock()
 	s.users--
 	s.audits = slices.DeleteFunc(s.audits, func(r recorder) bool { return r.id == id })
