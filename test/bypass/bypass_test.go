@@ -26,11 +26,12 @@ import (
 	"github.com/nanoclaw/nanoclaw/guestagent/execgate"
 	"github.com/nanoclaw/nanoclaw/shim/hidefs"
 	"github.com/nanoclaw/nanoclaw/test/bypass/attempts"
+	"github.com/nanoclaw/nanoclaw/test/bypass/attempts/early"
 	"github.com/nanoclaw/nanoclaw/test/inguest"
 )
 
 // attemptVariable tells this program that it is the one that attempts.
-const attemptVariable = "NANOCLAW_BYPASS_ATTEMPT"
+const attemptVariable = early.Variable
 
 func TestMain(m *testing.M) {
 	if root := os.Getenv(boxVariable); root != "" {

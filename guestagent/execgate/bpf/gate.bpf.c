@@ -715,7 +715,7 @@ static __always_inline bool is_kernels(struct file *file)
 		return true;
 	if (file->f_inode->i_sb->s_magic != PROC_MAGIC || !is_regular(file->f_inode))
 		return false;
-	for (int i = 0; i < 16; i++) {
+	for (int i = 0; i < 8; i++) {
 		up = BPF_CORE_READ(d, d_parent);
 		if (!up || up == BPF_CORE_READ(up, d_parent)) {
 			const void *top = BPF_CORE_READ(d, d_name.name);
