@@ -23,14 +23,14 @@ func (p *Policy) firm(host *File, g grants) *Policy {
 	q.Exec = ceiling.Exec
 	q.Mounts.Sources, q.Mounts.Tools = ceiling.Mounts.Sources, ceiling.Mounts.Tools
 	q.Mounts.Allow, q.Mounts.Readonly = ceiling.Mounts.Allow, ceiling.Mounts.Readonly
-	var ask []ExecRule
+	q.Network = ceiling.Network
+	// No agent can remove that, neither by its mode.
 	for _, t := range host.Tools {
 		if t.Risk == RiskIrreversible {
-			ask = append(ask, t.Programs...)
+			q.Exec.Ask = unite(q.Exec.Ask, t.Programs)
+			q.Network.Ask = unite(q.Network.Ask, t.Endpoints)
 		}
 	}
-	// No agent can remove that, neither by its mode.
-	q.Exec.Ask = unite(q.Exec.Ask, ask)
 	return &q
 }
 

@@ -9,10 +9,11 @@ const auditFile = `
 ceiling:
   mounts: {allow: [{source: /home, access: rw}, {source: /srv, access: ro}]}
   exec: {mode: image, deny: [/usr/bin/nc]}
+  network: {deny: [169.254.169.254]}
   tools: [git, crm]
 tools:
-  git: {risk: irreversible, exec: [{path: /usr/bin/git, argv: [push]}]}
-  crm: {exec: [/usr/bin/crm], mounts: [{source: /home/crm, access: rw}]}
+  git: {risk: irreversible, exec: [{path: /usr/bin/git, argv: [push]}], endpoints: [push.example.com]}
+  crm: {exec: [/usr/bin/crm], endpoints: [crm.example.com], mounts: [{source: /home/crm, access: rw}]}
   never: {exec: [/usr/bin/never]}
 agents:
   - name: a
@@ -21,6 +22,7 @@ agents:
     readonly_tools: true
     exec: {allow: [/bin/sh], deny: [/usr/bin/curl, /usr/bin/nc]}
     mounts: {allow: ["/w:rw", "/ro:ro", "/data:rw"], readonly: [/w, /data]}
+    network: {allow: [docs.example.com], deny: [169.254.169.254]}
     limits: {pids: 7}
 `
 
@@ -58,6 +60,11 @@ func TestWhatAuditLeavesInForce(t *testing.T) {
 		{"exec /usr/bin/never", DecisionDeny, DecisionDeny},
 		// What cannot be undone.
 		{"exec /usr/bin/git push", DecisionAsk, DecisionAsk},
+		{"network push.example.com:443", DecisionAsk, DecisionAsk},
+		{"network docs.example.com:443", DecisionAllow, DecisionAllow},
+		{"network other.example.com:443", DecisionDeny, DecisionAllow},
+		{"network crm.example.com:443", DecisionDeny, DecisionAllow},
+		{"network 169.254.169.254:80", DecisionDeny, DecisionDeny},
 	} {
 		q, err := ParseQuery(test.query)
 		if err != nil {

@@ -127,6 +127,9 @@ func effective(host *File, requests []request) (*Policy, error) {
 	if p.Mode == ModeAudit {
 		p.Firm = p.firm(host, granted)
 	}
+	if err := p.checkSecrets(); err != nil {
+		return nil, err
+	}
 	return p, p.Held().checkRuns()
 }
 

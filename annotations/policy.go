@@ -10,7 +10,8 @@ type Mode string
 // The modes, from the widest to the narrowest.
 const (
 	// ModeAudit records what the agent's entry and the annotations would deny of
-	// programs and mounts, and lets it pass. [Policy.Held] is what stays denied.
+	// programs, mounts and the network, and lets it pass. [Policy.Held] is what
+	// stays denied.
 	ModeAudit Mode = "audit"
 	// ModeEnforce blocks what is denied.
 	ModeEnforce Mode = "enforce"

@@ -1,11 +1,6 @@
 package annotations
 
-import (
-	"slices"
-	"strings"
-
-	"github.com/nanoclaw/nanoclaw/annotations/pattern"
-)
+import "slices"
 
 // resolve turns rules that name tools into rules about what the tools consist
 // of.
@@ -138,16 +133,4 @@ func closedEndpoints(t *Tool, open []*Tool, from Origin) []EndpointRule {
 		}
 	}
 	return deny
-}
-
-func openSecrets(t *Tool, lists []nameList) []Secret {
-	var open []Secret
-	for _, s := range t.Secrets {
-		if lackedBy(lists, s.Env) == nil {
-			s.Hosts = slices.Clone(s.Hosts)
-			slices.SortFunc(s.Hosts, func(a, b pattern.Endpoint) int { return strings.Compare(a.String(), b.String()) })
-			open = append(open, s)
-		}
-	}
-	return open
 }

@@ -107,7 +107,8 @@ func loadGate(want *agent.ExecGate, refused func(container.Refusal)) (container.
 			return
 		}
 		r := container.Refusal{Decision: d, Why: why.Why, Instead: why.Instead}
-		if execgate.NotRun(d) {
+		// Of what was no process yet, whoever asked for it is told by its error.
+		if execgate.NotRun(d) && d.GetPid() != 0 {
 			r.Line = why.Line(d.GetPath())
 		}
 		refused(r)

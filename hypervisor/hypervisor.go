@@ -9,6 +9,7 @@ package hypervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -55,6 +56,11 @@ type Config struct {
 	CPUs int
 	// Memory is the size of the guest's memory in bytes, a multiple of 2 MiB.
 	Memory int64
+	// MaxCPUs and MaxMemory are how far VM.Grow can go; 0: not at all. Room for
+	// memory that is not there costs the host and the guest next to nothing. What
+	// does not make a whole GrowthStep is left out.
+	MaxCPUs   int
+	MaxMemory int64
 
 	// FSSocket is the vhost-user socket of the share's daemon, listening
 	// already; FSTag is the share's mount tag. Empty: no share.
@@ -86,6 +92,41 @@ func VsockPath(dir string) string { return filepath.Join(dir, "v.sock") }
 // A guest that prints without end must not fill the host's disk.
 const ConsoleLimit = 1 << 20
 
+// GrowthStep is the granularity in which a VM's memory grows, in bytes. It is
+// Cloud Hypervisor's (VIRTIO_MEM_ALIGN_SIZE), and a section's on x86.
+const GrowthStep = 128 << 20
+
+// Growth is by how much a VM with these sizes can grow, in bytes.
+func (c *Config) Growth() int64 {
+	if c.MaxMemory <= c.Memory {
+		return 0
+	}
+	return (c.MaxMemory - c.Memory) / GrowthStep * GrowthStep
+}
+
+// Size is what a VM has in all.
+type Size struct {
+	CPUs int
+	// Memory is in bytes.
+	Memory int64
+}
+
+// Check returns an error unless a VM that was started with c can be made that
+// large, from what it has.
+func (c *Config) Check(has, wanted Size) error {
+	switch {
+	case wanted.Memory < has.Memory || wanted.CPUs < has.CPUs:
+		return fmt.Errorf("a VM of %d CPUs and %d MiB does not shrink", has.CPUs, has.Memory>>20)
+	case wanted.CPUs > max(c.CPUs, c.MaxCPUs):
+		return fmt.Errorf("%d CPUs are more than the VM has room for, which is %d", wanted.CPUs, max(c.CPUs, c.MaxCPUs))
+	case wanted.Memory > c.Memory+c.Growth():
+		return fmt.Errorf("%d MiB are more than the VM has room for, which is %d MiB", wanted.Memory>>20, (c.Memory+c.Growth())>>20)
+	case (wanted.Memory-c.Memory)%GrowthStep != 0:
+		return fmt.Errorf("memory grows by steps of %d MiB", GrowthStep>>20)
+	}
+	return nil
+}
+
 // NIC is a virtio-net device over a tap of the caller's.
 type NIC struct {
 	// ID names the device towards AddNIC and RemoveNIC: [a-z0-9]{1,16}.
@@ -108,6 +149,10 @@ type VM interface {
 	// AddNIC plugs a NIC into the running guest; RemoveNIC takes it out.
 	AddNIC(ctx context.Context, n NIC) error
 	RemoveNIC(ctx context.Context, id string) error
+	// Grow makes the VM larger, up to Config.MaxCPUs and MaxMemory, in steps of
+	// GrowthStep from what it was started with. It returns once the VMM has it; the
+	// guest finds it a moment later. The guest has CPUs to bring online.
+	Grow(ctx context.Context, to Size) error
 	// Pause stops the virtual CPUs; Resume lets them go on. Pausing a paused
 	// VM and resuming a running one succeed.
 	Pause(ctx context.Context) error

@@ -20,7 +20,7 @@ var interpreters = []string{
 func (r *Report) lint(f *annotations.File, a *annotations.Agent, p *annotations.Policy) {
 	who := "agent " + a.Name + ": "
 	if p.Mode == annotations.ModeAudit {
-		r.warn(a.Line(), who+"the mode is audit: its rules about programs and mounts are recorded, and nothing of them is blocked", "write mode: enforce when the records are as expected")
+		r.warn(a.Line(), who+"the mode is audit: its rules about programs, mounts and the network are recorded, and nothing of them is blocked", "write mode: enforce when the records are as expected")
 	}
 	r.unused(f, a, p)
 	for _, l := range p.Exec.Allow {

@@ -14,6 +14,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/cli/engine"
 	"github.com/nanoclaw/nanoclaw/hypervisor/choose"
 	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/hidefs"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
@@ -34,6 +35,7 @@ type Host struct {
 	choose  func(context.Context, choose.Config) choose.Report
 	network func() error
 	gateway func() error
+	hidden  func() error
 }
 
 // ThisHost is the one that this program runs on.
@@ -45,6 +47,7 @@ func ThisHost() Host {
 		choose:       choose.Examine,
 		network:      network.Check,
 		gateway:      network.CheckGateway,
+		hidden:       hidefs.Check,
 	}
 }
 
@@ -70,6 +73,7 @@ func (h Host) Examine(ctx context.Context) Report {
 		programs(ctx, cfg, file, r.Hypervisor),
 		guest(cfg),
 		h.kernel(),
+		h.files(),
 		docker,
 	}
 	r.Ready = r.problems() == 0
@@ -156,6 +160,20 @@ func (h Host) kernel() Section {
 	}
 	for _, err := range each {
 		s.add("kernel features", Problem, "use a kernel with that option; where it is a module, it must be loadable", "%v", err)
+	}
+	return s
+}
+
+// files checks what hidden paths need of the host's kernel.
+func (h Host) files() Section {
+	s := Section{Name: "Files"}
+	if !h.root {
+		s.add("hidden paths", Warning, "run it as root", "not checked")
+	} else if err := h.hidden(); err != nil {
+		s.add("hidden paths", Warning, "modprobe fuse, also at boot (/etc/modules-load.d), in a kernel with CONFIG_FUSE_FS; or hide no paths",
+			"a container that has some (mounts.hide) does not start: %v", err)
+	} else {
+		s.add("hidden paths", OK, "", "can be kept: FUSE")
 	}
 	return s
 }

@@ -38,6 +38,7 @@ type bench struct {
 	report   choose.Report
 	network  error
 	gateway  error
+	hidden   error
 	choice   choose.Config // what the choice was asked with
 }
 
@@ -104,6 +105,7 @@ func (b *bench) examine() Report {
 	b.choose = func(_ context.Context, c choose.Config) choose.Report { b.choice = c; return b.report }
 	b.Host.network = func() error { return b.network }
 	b.Host.gateway = func() error { return b.gateway }
+	b.Host.hidden = func() error { return b.hidden }
 	return b.Examine(b.Context())
 }
 
@@ -258,12 +260,26 @@ func TestRulesAboutTheNetworkThatCannotBeKept(t *testing.T) {
 	}
 }
 
+func TestPathsThatCannotBeHidden(t *testing.T) {
+	b := newBench(t)
+	if i := item(t, b.examine(), "Files", "hidden paths"); i.Status != OK {
+		t.Errorf("%+v", i)
+	}
+	b.hidden = errors.New("open /dev/fuse: no such file or directory")
+	r := b.Examine(t.Context())
+	i := item(t, r, "Files", "hidden paths")
+	if !r.Ready || i.Status != Warning || !strings.Contains(i.Found, "/dev/fuse") || !strings.Contains(i.Fix, "modprobe fuse") {
+		t.Errorf("%+v, ready: %v", i, r.Ready)
+	}
+}
+
 func TestWithoutRootNothingIsPromised(t *testing.T) {
 	b := newBench(t)
 	b.examine()
 	b.root = false
 	b.Host.network = func() error { t.Error("the network was tried"); return nil }
 	b.Host.gateway = b.Host.network
+	b.Host.hidden = func() error { t.Error("FUSE was tried"); return nil }
 	if r := b.Examine(t.Context()); r.Ready || item(t, r, "Configuration", "rights").Status != Problem {
 		t.Errorf("got %+v", r)
 	}
@@ -299,7 +315,7 @@ func TestTheReportIsJSON(t *testing.T) {
 		Ready    bool
 		Sections []struct{ Items []struct{ Status string } }
 	}
-	if err := json.Unmarshal(text, &back); err != nil || !back.Ready || len(back.Sections) != 6 {
+	if err := json.Unmarshal(text, &back); err != nil || !back.Ready || len(back.Sections) != 7 {
 		t.Errorf("%v: %s", err, text)
 	}
 }

@@ -26,7 +26,9 @@ type Entry struct {
 	// mounts are destinations, and whether they were written to.
 	mounts    map[string]bool
 	endpoints map[string]bool
-	secrets   map[string]bool
+	// names were asked for, connected were connected to.
+	names, connected map[string]bool
+	secrets          map[string]bool
 	// denied and unclear are for a person to read.
 	denied, unclear map[string]bool
 }
@@ -94,8 +96,20 @@ func programOf(r *audit.Record) string {
 	return ""
 }
 
+// endpoint learns what was connected to. A list of endpoints does not let
+// datagrams pass, and that a name was looked up alone says of no port.
 func (e *Entry) endpoint(o *audit.Object) {
 	host := o.Host
+	switch {
+	case o.Protocol == "udp" || o.Protocol == "icmp" || o.Protocol == "ip":
+		put(&e.unclear, strings.TrimSuffix(fmt.Sprintf("network %s %s:%d", o.Protocol, host, o.Port), ":0")+
+			" (where only what is listed is reached, it is not)")
+		return
+	case o.Protocol == "dns" && o.Port == 0:
+		put(&e.names, host)
+		return
+	}
+	put(&e.connected, host)
 	if o.Port != 0 {
 		if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
 			host = "[" + host + "]"
@@ -192,6 +206,11 @@ func (e *Entry) YAML(name string) string {
 		}
 	} else {
 		line("  # No connection is on record, so nothing is said about the network.")
+	}
+	for _, s := range sorted(e.names) {
+		if !e.connected[s] {
+			line("  # was looked up and not connected to: %s", s)
+		}
 	}
 	for _, s := range sorted(e.secrets) {
 		line("  # uses the secret %s: grant the tool that has it", s)

@@ -94,6 +94,45 @@ func TestLearnedEntryAllowsWhatWasSeenAndNoMore(t *testing.T) {
 	}
 }
 
+// What the network's rules would have denied in the mode audit.
+func TestEndpointsOfTheModeAudit(t *testing.T) {
+	seen := func(protocol, host string, port uint16) *audit.Record {
+		return &audit.Record{Agent: "sales", Entry: audit.Entry{
+			Event: audit.Network, Decision: audit.Allow, Would: audit.Deny, Object: &audit.Object{Host: host, Port: port, Protocol: protocol},
+		}}
+	}
+	p, text := entry(t,
+		seen("dns", "crm.example.com", 0), seen("tcp", "crm.example.com", 443), seen("dns", "192.0.2.53", 53),
+		seen("dns", "only.example.com", 0), seen("udp", "time.example.com", 123), seen("icmp", "192.0.2.1", 0),
+	)
+	for query, want := range map[string]annotations.Decision{
+		"network crm.example.com:443": annotations.DecisionAllow,
+		// The look-up has no port, and opens none.
+		"network crm.example.com:80":   annotations.DecisionDeny,
+		"network only.example.com:443": annotations.DecisionDeny,
+		"network time.example.com:123": annotations.DecisionDeny,
+		"network 192.0.2.53:53":        annotations.DecisionAllow,
+	} {
+		q, err := annotations.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Decide(q); got.Decision != want {
+			t.Errorf("%s: %s (%s), want %s", query, got.Decision, got.Rule, want)
+		}
+	}
+	for _, comment := range []string{
+		"looked up and not connected to: only.example.com\n", "by hand: network udp time.example.com:123 (", "by hand: network icmp 192.0.2.1 (",
+	} {
+		if !strings.Contains(text, comment) {
+			t.Errorf("nothing is said of %q:\n%s", comment, text)
+		}
+	}
+	if strings.Contains(text, "connected to: crm") {
+		t.Errorf("it was connected to:\n%s", text)
+	}
+}
+
 // A guest that calls a host or a program by a pattern's name widens nothing.
 func TestPatternsAreNotLearned(t *testing.T) {
 	p, text := entry(t,
@@ -150,6 +189,8 @@ func FuzzLearn(f *testing.F) {
 			{Event: audit.Exec, Decision: audit.Deny, Subject: &audit.Subject{Exe: exe + "x"}},
 			{Event: audit.Mount, Decision: audit.Allow, Object: &audit.Object{Destination: destination, Access: "ro"}},
 			{Event: audit.Network, Decision: audit.Allow, Object: &audit.Object{Host: host, Port: 1}},
+			{Event: audit.Network, Decision: audit.Allow, Object: &audit.Object{Host: host, Protocol: "dns"}},
+			{Event: audit.Network, Decision: audit.Allow, Object: &audit.Object{Host: host, Protocol: "udp"}},
 		} {
 			r := audit.NewRecord(time.Now(), id, entry)
 			e.Add(&r)

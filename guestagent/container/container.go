@@ -46,7 +46,8 @@ type Container struct {
 	op sync.RWMutex
 
 	notes notes
-	// refusals is set before there is a gate; nil where there is none, or no place.
+	// refusals is set before there is a gate; nil where there are no rules, or no
+	// place.
 	refusals *refusals
 
 	mu    sync.Mutex

@@ -56,11 +56,18 @@ func (c *Container) create(ctx context.Context, req *agent.CreateRequest) (pid i
 		return 0, fmt.Errorf("make the bundle: %w", err)
 	}
 	undo = append(undo, func() { _ = os.RemoveAll(c.bundle) })
-	if req.GetExec() != nil {
-		if c.refusals, err = shareRefusals(c.bundle, spec); err != nil {
+	if req.GetExec() != nil || req.GetRefusals() {
+		r, err := shareRefusals(c.bundle, spec)
+		if err != nil {
 			return 0, err
 		}
-		undo = append(undo, c.refusals.close)
+		c.mu.Lock()
+		c.refusals = r
+		c.mu.Unlock()
+		undo = append(undo, r.close)
+	}
+	if err := shareFiles(c.bundle, spec, req.GetFiles()); err != nil {
+		return 0, err
 	}
 	if err := writeSpec(c.bundle, spec); err != nil {
 		return 0, fmt.Errorf("write the bundle: %w", err)

@@ -3,8 +3,10 @@ package container
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -107,6 +109,22 @@ type untold struct {
 	Refusal
 	// by is the process that asked for it and those that it descends from.
 	by []int
+}
+
+// Unreached writes down, in every container's list, what the host did not let them
+// reach: they share a network.
+func (m *Manager) Unreached(endpoints []*agent.Endpoint) {
+	m.mu.Lock()
+	all := slices.Collect(maps.Values(m.containers))
+	m.mu.Unlock()
+	for _, c := range all {
+		c.mu.Lock()
+		r := c.refusals
+		c.mu.Unlock()
+		for _, e := range endpoints {
+			r.unreached(e)
+		}
+	}
 }
 
 // refused writes down what was refused, and tells whoever started the process

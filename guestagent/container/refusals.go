@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -24,9 +23,9 @@ type Refusal struct {
 }
 
 const (
-	// refusalsFile is where a container finds what it was refused. It is in a file
-	// system in memory, so that nothing of it is left in the root file system.
-	refusalsFile = "/dev/nanoclaw/refusals"
+	// refusalsName is the file, in our folder, where a container finds what it was
+	// refused.
+	refusalsName = "refusals"
 	// maxRefusals bounds the file, which is memory of the VM's.
 	maxRefusals = 64 << 10
 )
@@ -50,6 +49,9 @@ type refusalLine struct {
 	Decision string    `json:"decision"`
 	Path     string    `json:"path,omitempty"`
 	Argv     []string  `json:"argv,omitempty"`
+	Host     string    `json:"host,omitempty"`
+	Port     uint32    `json:"port,omitempty"`
+	Protocol string    `json:"protocol,omitempty"`
 	Rule     string    `json:"rule"`
 	Origin   string    `json:"origin,omitempty"`
 	Why      string    `json:"why,omitempty"`
@@ -59,38 +61,45 @@ type refusalLine struct {
 // shareRefusals makes the file in the bundle, and has the container see it where
 // its /dev is in memory. It returns nil where it is not.
 func shareRefusals(bundle string, spec *specs.Spec) (*refusals, error) {
-	inMemory := false
-	for i := range spec.Mounts {
-		if m := &spec.Mounts[i]; path.Clean(m.Destination) == "/dev" {
-			inMemory = m.Type == "tmpfs"
-		}
-	}
-	if !inMemory {
+	if !devInMemory(spec) {
 		return nil, nil
 	}
-	name := filepath.Join(bundle, "refusals")
+	name := filepath.Join(bundle, refusalsName)
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o444)
 	if err != nil {
 		return nil, fmt.Errorf("make the list of refusals: %w", err)
 	}
-	spec.Mounts = append(spec.Mounts, specs.Mount{
-		Destination: refusalsFile, Type: "bind", Source: name, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"},
-	})
+	show(spec, name, refusalsName)
 	return &refusals{file: f}, nil
 }
 
-// add writes a refusal down. Of the same one again and again there is one line.
+// add writes down what the gate refused.
 func (r *refusals) add(what Refusal) {
+	d := what.Decision
+	r.write(refusalLine{
+		Time: time.Unix(0, d.GetTime()).UTC(), Kind: d.GetKind(), Decision: d.GetDecision(),
+		Path: d.GetPath(), Argv: d.GetArgv(), Rule: d.GetRule(), Origin: d.GetOrigin(), Why: what.Why, Instead: what.Instead,
+	})
+}
+
+// unreached writes down what the host did not let the container reach.
+func (r *refusals) unreached(e *agent.Endpoint) {
+	why := e.GetReason()
+	r.write(refusalLine{
+		Time: time.Unix(0, e.GetTime()).UTC(), Kind: "network", Decision: "deny",
+		Host: e.GetHost(), Port: e.GetPort(), Protocol: e.GetProtocol(),
+		Rule: why.GetRule(), Origin: why.GetOrigin(), Why: why.GetWhy(), Instead: why.GetInstead(),
+	})
+}
+
+// write writes a line. Of the same refusal again and again there is one.
+func (r *refusals) write(line refusalLine) {
 	if r == nil {
 		return
 	}
-	d := what.Decision
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	line := refusalLine{
-		Seq: r.last.Seq + 1, Time: time.Unix(0, d.GetTime()).UTC(), Kind: d.GetKind(), Decision: d.GetDecision(),
-		Path: d.GetPath(), Argv: d.GetArgv(), Rule: d.GetRule(), Origin: d.GetOrigin(), Why: what.Why, Instead: what.Instead,
-	}
+	line.Seq = r.last.Seq + 1
 	if line.repeats(&r.last) {
 		return
 	}
@@ -114,6 +123,7 @@ func (r *refusals) add(what Refusal) {
 // repeats reports whether it says nothing that the one before did not.
 func (l *refusalLine) repeats(before *refusalLine) bool {
 	return l.Kind == before.Kind && l.Decision == before.Decision && l.Path == before.Path && l.Rule == before.Rule &&
+		l.Host == before.Host && l.Port == before.Port && l.Protocol == before.Protocol &&
 		len(l.Argv) == 0 && len(before.Argv) == 0
 }
 

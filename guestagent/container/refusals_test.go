@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -62,8 +63,35 @@ func TestRefusalsAreLinesOfJSON(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	m := spec.Mounts[len(spec.Mounts)-1]
-	if m.Destination != refusalsFile || strings.Join(m.Options, ",") != "bind,ro,nosuid,nodev,noexec" {
+	if m.Destination != "/dev/nanoclaw/refusals" || strings.Join(m.Options, ",") != "bind,ro,nosuid,nodev,noexec" {
 		t.Errorf("%+v", m)
+	}
+}
+
+// What the host refused is among them, in the words that the host has for it.
+func TestUnreached(t *testing.T) {
+	one, two := newContainer(Config{}, "one"), newContainer(Config{}, "two")
+	bundle := t.TempDir()
+	var err error
+	if one.refusals, err = shareRefusals(bundle, inMemory()); err != nil {
+		t.Fatal(err)
+	}
+	defer one.refusals.close()
+	// The second has no list.
+	m := &Manager{containers: map[string]*Container{"one": one, "two": two}}
+	why := &agent.ExecReason{Rule: "network.allow", Origin: "annotation, x", Why: "db is not in the list", Instead: "do without it"}
+	db := &agent.Endpoint{Time: 1e9, Host: "db", Port: 80, Protocol: "tcp", Reason: why}
+	m.Unreached([]*agent.Endpoint{db, db, {Host: "db", Port: 81, Protocol: "tcp", Reason: why}, {Host: "evil", Protocol: "dns"}})
+	got := readRefusals(t, filepath.Join(bundle, "refusals"))
+	if len(got) != 3 {
+		t.Fatalf("%+v", got)
+	}
+	want := refusalLine{
+		Seq: 1, Time: got[0].Time, Kind: "network", Decision: "deny", Host: "db", Port: 80, Protocol: "tcp",
+		Rule: "network.allow", Origin: "annotation, x", Why: "db is not in the list", Instead: "do without it",
+	}
+	if !reflect.DeepEqual(got[0], want) || got[0].Time.Unix() != 1 || got[1].Port != 81 || got[2].Host != "evil" || got[2].Seq != 3 {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -103,7 +131,7 @@ func TestRefusalsLeaveNothingInTheRootFileSystem(t *testing.T) {
 
 func TestContainerReadsItsRefusals(t *testing.T) {
 	g := setup(t)
-	spec := testSpec("sh", "-c", "cat "+refusalsFile+"; { echo x >>"+refusalsFile+"; } 2>/dev/null && echo written")
+	spec := testSpec("sh", "-c", "cat /dev/nanoclaw/refusals; { echo x >>/dev/nanoclaw/refusals; } 2>/dev/null && echo written")
 	c := g.startedWith(t, &agent.CreateRequest{Spec: marshal(t, spec), Stdio: &agent.Stdio{Stdout: "f1"}, Exec: &agent.ExecGate{}})
 	if got, err := g.host.read("f1"); err != nil || got != "" {
 		t.Errorf("%q, %v", got, err)

@@ -71,26 +71,36 @@ func (r Reason) text() string {
 // this environment and folder, as far as that can be known before: neither
 // scripts' interpreters nor the image are looked at.
 func (g *Gate) Check(args, env []string, dir string) error {
+	name, decision, why := g.judge(args, env, dir)
+	if why == nil {
+		return nil
+	}
+	// The kernel will not be asked, so this is what goes on record. It is of no
+	// process: there will be none.
+	d := &agent.Decision{
+		Kind: kinds[gateKindKIND_EXEC], Decision: decisions[decision],
+		Rule: why.Rule, Origin: why.Origin, Path: text([]byte(name)), Time: time.Now().UnixNano(),
+	}
+	g.records.put(d)
+	if g.seen != nil {
+		g.seen(d, *why)
+	}
+	return &Refusal{Path: name, Hidden: decision == gateDecisionDECISION_HIDE, Reason: *why}
+}
+
+func (g *Gate) judge(args, env []string, dir string) (string, gateDecision, *Reason) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(args) == 0 || !g.armed {
-		return nil
+		return "", 0, nil
 	}
 	c := container{root: int(g.root.Fd())}
 	name, one := c.program(g.files, args[0], env, dir)
 	if name == "" {
-		return nil
+		return "", 0, nil
 	}
-	why, hidden := g.policy.refuses(one, args[1:])
-	if why == nil {
-		return nil
-	}
-	// The kernel will not be asked, so this is what goes on record.
-	g.records.put(&agent.Decision{
-		Kind: kinds[gateKindKIND_EXEC], Decision: decisions[gateDecisionDECISION_DENY],
-		Rule: why.Rule, Origin: why.Origin, Path: text([]byte(name)), Time: time.Now().UnixNano(),
-	})
-	return &Refusal{Path: name, Hidden: hidden, Reason: *why}
+	decision, why := g.policy.refuses(one, args[1:])
+	return name, decision, why
 }
 
 // program returns the path of what a process named so would run, and the rules
@@ -125,7 +135,7 @@ func (c container) program(known files, name string, env []string, dir string) (
 }
 
 // refuses returns why a run of f with these arguments is not to be.
-func (p *Policy) refuses(f *file, argv []string) (why *Reason, hidden bool) {
+func (p *Policy) refuses(f *file, argv []string) (gateDecision, *Reason) {
 	lists := make([]bool, len(p.Lists))
 	if f != nil {
 		for i := range lists {
@@ -145,16 +155,19 @@ func (p *Policy) refuses(f *file, argv []string) (why *Reason, hidden bool) {
 			}
 		}
 		if strictest != nil {
-			return &strictest.Reason, strictest.Action == Hide
+			return refusing[strictest.Action], &strictest.Reason
 		}
 	}
 	for i, in := range lists {
 		if !in && !p.Lists[i].Would {
-			return &p.Lists[i], false
+			return gateDecisionDECISION_DENY, &p.Lists[i]
 		}
 	}
-	return nil, false
+	return gateDecisionDECISION_ALLOW, nil
 }
+
+// refusing are the decisions of rules that refuse a program.
+var refusing = map[Action]gateDecision{Hide: gateDecisionDECISION_HIDE, Deny: gateDecisionDECISION_DENY, Ask: gateDecisionDECISION_ASK}
 
 // contains reports whether argv has the words in this order.
 func contains(argv, words []string) bool {

@@ -256,14 +256,53 @@ func TestRefuses(t *testing.T) {
 		{[]int{0, 1, 2}, []string{"push"}, "hide"},
 		{[]int{0, 3}, nil, ""},
 	} {
-		why, hidden := p.refuses(&file{rules: test.rules}, test.argv)
+		decision, why := p.refuses(&file{rules: test.rules}, test.argv)
 		got := ""
 		if why != nil {
 			got = why.Rule
 		}
-		if got != test.want || hidden != (test.want == "hide") {
-			t.Errorf("rules %v, %q: %q", test.rules, test.argv, got)
+		want := map[string]gateDecision{"": gateDecisionDECISION_ALLOW, "hide": gateDecisionDECISION_HIDE}
+		if d, ok := want[test.want]; got != test.want || ok && d != decision || !ok && decision != gateDecisionDECISION_DENY {
+			t.Errorf("rules %v, %q: %q, %d", test.rules, test.argv, got, decision)
 		}
+	}
+}
+
+// TestCheckIsTold: what is refused before there is a process is a decision like
+// others, on record and for whoever is in the container.
+func TestCheckIsTold(t *testing.T) {
+	root, _ := tree(t)
+	f, err := os.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Policy{Rules: []Rule{
+		{Action: Deny, Path: "/usr/bin/git", Reason: Reason{Rule: "deny", Instead: "do without it"}},
+		{Action: Ask, Path: "/usr/bin/nc", Reason: Reason{Rule: "ask"}},
+		{Action: Hide, Path: "/usr/bin/gitk", Reason: Reason{Rule: "hide"}},
+	}}
+	var told []string
+	g := &Gate{policy: p, root: f, armed: true, records: newQueue(), seen: func(d *agent.Decision, why Reason) {
+		if Refused(d) {
+			told = append(told, d.GetKind()+" "+d.GetDecision()+" "+d.GetPath()+" "+why.Instead)
+		}
+	}}
+	defer g.forget()
+	if g.files, err = (container{root: int(f.Fd())}).resolve(p); err != nil {
+		t.Fatal(err)
+	}
+	for program, want := range map[string]string{"git": "permission denied", "nc": "permission denied", "gitk": "no such file", "tool": ""} {
+		err := g.Check([]string{program}, []string{"PATH=/opt/a/bin:/usr/bin"}, "/")
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", program, err)
+		}
+	}
+	slices.Sort(told)
+	if want := []string{"exec ask /usr/bin/nc ", "exec deny /usr/bin/git do without it"}; !slices.Equal(told, want) {
+		t.Errorf("told %q", told)
+	}
+	if list, _ := g.records.take(0); len(list) != 3 {
+		t.Errorf("recorded %v", list)
 	}
 }
 

@@ -31,6 +31,8 @@ type Machine interface {
 	SetClock(unixNano int64) error
 	// Seed mixes bytes of the host's random source into the kernel's.
 	Seed(entropy []byte) error
+	// UseCPUs brings the first n CPUs online, and waits for them to arrive.
+	UseCPUs(ctx context.Context, n int) error
 	// PowerOff stops everything and ends the VM. It does not return.
 	PowerOff(reason string)
 	// Booted says what the guest's clock showed when the agent began, and how
@@ -227,6 +229,11 @@ func (s *Service) Update(ctx context.Context, req *agent.UpdateRequest) (*agent.
 	if err != nil {
 		return nil, err
 	}
+	if n := req.GetCpus(); n != 0 {
+		if err := s.machine.UseCPUs(ctx, int(n)); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.Update(ctx, req.GetResources()); err != nil {
 		return nil, err
 	}
@@ -272,6 +279,15 @@ func (s *Service) Decisions(ctx context.Context, req *agent.DecisionsRequest) (*
 		return nil, err
 	}
 	return &agent.DecisionsResponse{Decisions: list, Lost: lost}, nil
+}
+
+// Unreached implements the protocol.
+func (s *Service) Unreached(_ context.Context, req *agent.UnreachedRequest) (*agent.UnreachedResponse, error) {
+	if len(req.GetEndpoints()) > agent.MaxUnreached {
+		return nil, fmt.Errorf("%d endpoints, and at most %d are told at once: %w", len(req.GetEndpoints()), agent.MaxUnreached, errdefs.ErrInvalidArgument)
+	}
+	s.containers.Unreached(req.GetEndpoints())
+	return &agent.UnreachedResponse{}, nil
 }
 
 // Delete implements the protocol.

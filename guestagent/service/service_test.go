@@ -27,6 +27,8 @@ type machine struct {
 func (m *machine) SetClock(int64) error { return m.clock }
 func (m *machine) Seed([]byte) error    { return nil }
 
+func (m *machine) UseCPUs(context.Context, int) error { return nil }
+
 func (m *machine) Booted() (began, called time.Duration) { return time.Second, time.Millisecond }
 
 func (m *machine) PowerOff(reason string) {
@@ -79,6 +81,19 @@ func TestUnknownContainerIsNotFound(t *testing.T) {
 	} {
 		if err := errgrpc.ToNative(call()); !errdefs.IsNotFound(err) {
 			t.Errorf("%s = %v", name, err)
+		}
+	}
+}
+
+func TestUnreachedIsBounded(t *testing.T) {
+	c := dial(t, &machine{}, nil)
+	for n, want := range map[int]bool{0: true, agent.MaxUnreached: true, agent.MaxUnreached + 1: false} {
+		req := &agent.UnreachedRequest{}
+		for range n {
+			req.Endpoints = append(req.Endpoints, &agent.Endpoint{Host: "db"})
+		}
+		if _, err := c.Unreached(t.Context(), req); (err == nil) != want {
+			t.Errorf("%d endpoints: %v", n, err)
 		}
 	}
 }

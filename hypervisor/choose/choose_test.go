@@ -58,6 +58,7 @@ func (m *machine) PID() int                                       { return 0 }
 func (m *machine) Dial(context.Context, uint32) (net.Conn, error) { return nil, hypervisor.ErrStopped }
 func (m *machine) AddNIC(context.Context, hypervisor.NIC) error   { return hypervisor.ErrStopped }
 func (m *machine) RemoveNIC(context.Context, string) error        { return hypervisor.ErrStopped }
+func (m *machine) Grow(context.Context, hypervisor.Size) error    { return hypervisor.ErrStopped }
 func (m *machine) Pause(context.Context) error                    { return hypervisor.ErrStopped }
 func (m *machine) Resume(context.Context) error                   { return hypervisor.ErrStopped }
 func (m *machine) Stop(context.Context) error                     { return nil }

@@ -156,6 +156,12 @@ func (c *client) removeDevice(ctx context.Context, id string) error {
 	})
 }
 
+func (c *client) resize(ctx context.Context, r api.Resize) error {
+	return c.call(ctx, "vm.resize", callTimeout, nil, func(ctx context.Context) (*http.Response, error) {
+		return c.calls.Resize(ctx, r)
+	})
+}
+
 func (c *client) state(ctx context.Context) (string, error) {
 	var i api.Info
 	err := c.call(ctx, "vm.info", callTimeout, &i, func(ctx context.Context) (*http.Response, error) {

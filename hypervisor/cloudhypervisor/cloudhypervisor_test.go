@@ -398,6 +398,29 @@ func TestPauseAndResumeTwice(t *testing.T) {
 	}
 }
 
+func TestGrow(t *testing.T) {
+	h := newHost(t, "")
+	h.config.MaxCPUs, h.config.MaxMemory = h.config.CPUs+1, h.config.Memory+2*hypervisor.GrowthStep+1
+	v := h.start()
+	larger := hypervisor.Size{CPUs: h.config.MaxCPUs, Memory: h.config.Memory + 2*hypervisor.GrowthStep}
+	for range 2 {
+		if err := v.Grow(deadline(t), larger); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := v.Grow(deadline(t), hypervisor.Size{CPUs: h.config.CPUs, Memory: h.config.Memory}); err == nil {
+		t.Error("it has become smaller")
+	}
+	if err := v.Grow(deadline(t), hypervisor.Size{CPUs: larger.CPUs, Memory: larger.Memory + hypervisor.GrowthStep}); err == nil {
+		t.Error("it has become larger than it has room for")
+	}
+	// Without room it is what it was started as.
+	fixed := newHost(t, "").start()
+	if err := fixed.Grow(deadline(t), larger); err == nil {
+		t.Error("a VM without room has grown")
+	}
+}
+
 func TestANICIsPluggedAndTakenOut(t *testing.T) {
 	v := newHost(t, "").start()
 	nic, r := tap(t, "eth1")

@@ -89,6 +89,13 @@ func vmConfig(c hypervisor.Config, console string) api.VM {
 		Console: api.Console{Mode: api.File, File: console},
 		Pvpanic: true,
 	}
+	if c.MaxCPUs > c.CPUs {
+		vm.Cpus.MaxVcpus = c.MaxCPUs
+	}
+	if room := c.Growth(); room > 0 {
+		method := api.VirtioMem
+		vm.Memory.HotplugMethod, vm.Memory.HotplugSize = &method, &room
+	}
 	if c.FSSocket != "" {
 		vm.Memory.Shared = true
 		vm.Fs = &[]api.FS{{Tag: c.FSTag, Socket: c.FSSocket, NumQueues: 1, QueueSize: fsQueueSize}}

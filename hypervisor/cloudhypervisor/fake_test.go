@@ -301,6 +301,8 @@ func (f *fakeVMM) handle(path string, body []byte, files []*os.File) (int, []byt
 		}
 		f.state = next
 		return 204, nil
+	case "vm.resize":
+		return f.resize(body)
 	case "vm.remove-device":
 		var r api.Removal
 		_ = json.Unmarshal(body, &r)
@@ -318,6 +320,22 @@ func (f *fakeVMM) handle(path string, body []byte, files []*os.File) (int, []byt
 		return 200, nil
 	}
 	return 404, errorBody("Not Found")
+}
+
+func (f *fakeVMM) resize(body []byte) (int, []byte) {
+	var r api.Resize
+	if err := json.Unmarshal(body, &r); err != nil {
+		return 400, errorBody(err.Error())
+	}
+	if f.state != "Running" {
+		return 500, errorBody("Error from API", "The VM could not be resized", "VM is not running")
+	}
+	switch room := f.vm.Memory.HotplugSize; {
+	case r.DesiredVcpus != nil && *r.DesiredVcpus > f.vm.Cpus.MaxVcpus,
+		r.DesiredRam != nil && (room == nil || *r.DesiredRam > f.vm.Memory.Size+*room):
+		return 500, errorBody("Error from API", "The VM could not be resized", "Error resizing VM")
+	}
+	return 204, nil
 }
 
 func (f *fakeVMM) create(body []byte) (int, []byte) {

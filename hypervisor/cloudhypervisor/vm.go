@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/hypervisor/cloudhypervisor/internal/api"
 	"github.com/nanoclaw/nanoclaw/hypervisor/hybridvsock"
 	"github.com/nanoclaw/nanoclaw/hypervisor/internal/vmm"
 	"github.com/nanoclaw/nanoclaw/internal/process"
@@ -44,6 +45,10 @@ type vm struct {
 	ending  *time.Timer      // kills a VMM that outlives its VM
 	removed map[string]chan struct{}
 
+	config  hypervisor.Config
+	growing sync.Mutex
+	size    hypervisor.Size // what it has; growing guards it
+
 	done chan struct{} // closed when nothing is left
 	exit hypervisor.Exit
 }
@@ -59,6 +64,8 @@ func newVM(c hypervisor.Config, p *process.Process, con *vmm.Console, events, ou
 		events:  events,
 		output:  output,
 		removed: map[string]chan struct{}{},
+		config:  c,
+		size:    hypervisor.Size{CPUs: c.CPUs, Memory: c.Memory},
 		done:    make(chan struct{}),
 	}
 }
@@ -232,6 +239,30 @@ func (v *vm) RemoveNIC(ctx context.Context, id string) error {
 			return fmt.Errorf("wait for the guest to let NIC %s go: %w", id, ctx.Err())
 		}
 	})
+}
+
+// Grow is part of hypervisor.VM.
+func (v *vm) Grow(ctx context.Context, to hypervisor.Size) error {
+	v.growing.Lock()
+	defer v.growing.Unlock()
+	if err := v.config.Check(v.size, to); err != nil {
+		return err
+	}
+	var r api.Resize
+	if to.CPUs > v.size.CPUs {
+		r.DesiredVcpus = &to.CPUs
+	}
+	if to.Memory > v.size.Memory {
+		r.DesiredRam = &to.Memory
+	}
+	if r == (api.Resize{}) {
+		return nil
+	}
+	err := v.call(ctx, func(ctx context.Context) error { return v.client.resize(ctx, r) })
+	if err == nil {
+		v.size = to
+	}
+	return err
 }
 
 // Pause is part of hypervisor.VM.

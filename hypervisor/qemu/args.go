@@ -49,8 +49,8 @@ func arguments(accel Accel, c hypervisor.Config, fd descriptors) []string {
 		"-machine", "q35,memory-backend=ram,graphics=off,vmport=off,smbus=off,sata=off,usb=off,i8042=off,hpet=off,dump-guest-core=off",
 		"-accel", accelerator,
 		"-cpu", cpu,
-		"-smp", strconv.Itoa(c.CPUs),
-		"-m", strconv.FormatInt(c.Memory>>20, 10) + "M",
+		"-smp", processors(c),
+		"-m", memory(c),
 		// Shared, because the devices of other processes reach into it.
 		"-object", object(map[string]any{"qom-type": "memory-backend-memfd", "id": "ram", "size": c.Memory, "share": true}),
 		// A guest that wants to reboot has ended, and so has one that panicked.
@@ -73,6 +73,11 @@ func arguments(accel Accel, c hypervisor.Config, fd descriptors) []string {
 		"-device", device("virtio-rng-pci", "rng", nil),
 		"-device", object(map[string]any{"driver": "pvpanic-pci"}),
 	}
+	if c.Growth() > 0 {
+		args = append(args,
+			"-object", object(map[string]any{"qom-type": "memory-backend-memfd", "id": "room", "size": c.Growth(), "share": true}),
+			"-device", device("virtio-mem-pci", growthDevice, map[string]any{"memdev": "room", "requested-size": 0}))
+	}
 	if fd.fs != 0 {
 		args = append(args,
 			"-chardev", "socket,id=fs,fd="+strconv.Itoa(fd.fs),
@@ -91,6 +96,22 @@ func arguments(accel Accel, c hypervisor.Config, fd descriptors) []string {
 			"-device", object(nicDevice(n, i)))
 	}
 	return args
+}
+
+// processors describes the virtual CPUs, each a socket's only one, so that any
+// number of them makes a topology.
+func processors(c hypervisor.Config) string {
+	if c.MaxCPUs <= c.CPUs {
+		return strconv.Itoa(c.CPUs)
+	}
+	return fmt.Sprintf("%d,maxcpus=%d,sockets=%d,cores=1,threads=1", c.CPUs, c.MaxCPUs, c.MaxCPUs)
+}
+
+func memory(c hypervisor.Config) string {
+	if c.Growth() == 0 {
+		return fmt.Sprintf("%dM", c.Memory>>20)
+	}
+	return fmt.Sprintf("%dM,maxmem=%dM", c.Memory>>20, (c.Memory+c.Growth())>>20)
 }
 
 // cmdline returns the kernel's command line: what the machine above asks for,

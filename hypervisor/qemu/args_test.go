@@ -82,6 +82,25 @@ func TestArgumentsFollowTheConfig(t *testing.T) {
 	}
 }
 
+func TestArgumentsHaveRoomToGrow(t *testing.T) {
+	c := goodConfig()
+	args := arguments(KVM, c, descriptors{qmp: 3, console: 4, vsock: 5})
+	if got := strings.Join(args, " "); strings.Contains(got, "virtio-mem") || strings.Contains(got, "maxmem") || strings.Contains(got, "maxcpus") {
+		t.Errorf("room that nobody asked for: %s", got)
+	}
+	c.MaxCPUs, c.MaxMemory = c.CPUs+3, c.Memory+2*hypervisor.GrowthStep+hypervisor.GrowthStep/2
+	args = arguments(KVM, c, descriptors{qmp: 3, console: 4, vsock: 5})
+	if got := after(args, "-smp"); len(got) != 1 || got[0] != "1,maxcpus=4,sockets=4,cores=1,threads=1" {
+		t.Errorf("-smp %q", got)
+	}
+	if got := after(args, "-m"); len(got) != 1 || got[0] != "64M,maxmem=320M" {
+		t.Errorf("-m %q", got)
+	}
+	if all := strings.Join(args, "\n"); !strings.Contains(all, `"size":268435456`) || !strings.Contains(all, "virtio-mem-pci") {
+		t.Errorf("no device for memory: %s", all)
+	}
+}
+
 func TestArgumentsWithoutShare(t *testing.T) {
 	args := arguments(TCG, goodConfig(), descriptors{qmp: 3, console: 4, vsock: 5})
 	if strings.Contains(strings.Join(args, " "), "vhost-user-fs") {

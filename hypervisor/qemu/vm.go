@@ -37,6 +37,10 @@ type vm struct {
 	monitor *qmp.Client
 	nics    nics
 
+	config  hypervisor.Config
+	growing sync.Mutex
+	size    hypervisor.Size // what it has; growing guards it
+
 	mu       sync.Mutex
 	cause    hypervisor.Cause // what QEMU said of the guest's end, or ""
 	stopping bool             // Stop or Kill was called
@@ -49,10 +53,12 @@ var _ hypervisor.VM = (*vm)(nil)
 
 func newVM(c hypervisor.Config, qemu, vsock *process.Process) *vm {
 	v := &vm{
-		dir:   c.Dir,
-		qemu:  qemu,
-		vsock: vsock,
-		done:  make(chan struct{}),
+		dir:    c.Dir,
+		qemu:   qemu,
+		vsock:  vsock,
+		config: c,
+		size:   hypervisor.Size{CPUs: c.CPUs, Memory: c.Memory},
+		done:   make(chan struct{}),
 	}
 	v.nics.init(c.NICs)
 	return v

@@ -53,6 +53,10 @@ type Config struct {
 	// Policy is the policy file: what containers may do. See LoadPolicy.
 	Policy string `yaml:"policy"`
 
+	// ExtraRoots is a PEM file of certificate authorities, besides this host's.
+	// See Roots.
+	ExtraRoots string `yaml:"extra_roots"`
+
 	// DefaultMemory is the guest's memory where the container has no limit.
 	DefaultMemory Size `yaml:"default_memory"`
 	// DefaultCPUs is the number of virtual CPUs where the container has no
@@ -147,6 +151,9 @@ func (c *Config) validate() error {
 		if !filepath.IsAbs(path) {
 			errs = append(errs, fmt.Errorf("%s: %q is not an absolute path", name, path))
 		}
+	}
+	if c.ExtraRoots != "" && !filepath.IsAbs(c.ExtraRoots) {
+		errs = append(errs, fmt.Errorf("extra_roots: %q is not an absolute path", c.ExtraRoots))
 	}
 	// Two folders and the longest socket name must fit a sockaddr_un.
 	if len(c.RunDir) > 40 {

@@ -29,6 +29,9 @@ func (j *judge) forwarded() (bool, []network.Destination) {
 	for _, r := range j.rules.Ask {
 		add(r.Endpoint)
 	}
+	for _, r := range j.unjudged {
+		add(r.Endpoint)
+	}
 	return true, denied
 }
 
@@ -36,6 +39,14 @@ func (j *judge) forwarded() (bool, []network.Destination) {
 func (j *judge) datagram(to netip.AddrPort) annotations.Verdict {
 	if v := j.literal(to.Addr(), to.Port()); v.Decision != annotations.DecisionAllow {
 		return v
+	}
+	for _, r := range j.unjudged {
+		if r.Endpoint.Match(to.Addr().String(), to.Port()) {
+			return annotations.Verdict{
+				Decision: annotations.DecisionDeny, Rule: "readonly_tools " + r.Endpoint.String(), Origin: r.Origin,
+				Why: "nobody can say whether a datagram only reads",
+			}
+		}
 	}
 	return baseline("where only what is listed is reached, datagrams are not")
 }

@@ -20,8 +20,9 @@
 // sent to a resolver but a name that was allowed, and questions are made anew
 // from what was understood of them. What a guest can use up is bounded.
 //
-// What it does not promise: it does not look into connections. Whoever is
-// allowed to reach a server reaches everything that the server is. A name that is
-// denied where all else is open is not answered; its addresses are not denied
-// with it.
+// What it does not promise: it does not look into connections, but for those that
+// package intercept answers, for secrets and for endpoints that may only be read.
+// Whoever is allowed to reach a server reaches everything that the server is. A
+// name that is denied where all else is open is not answered; its addresses are
+// not denied with it.
 package egress

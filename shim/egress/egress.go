@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -14,6 +15,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/api/stream"
 	"github.com/nanoclaw/nanoclaw/shim/audit"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
@@ -28,11 +30,27 @@ var hostResolvConfs = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.
 type Options struct {
 	// Namespace is the container's, open until Close has returned.
 	Namespace *network.Namespace
-	Rules     *annotations.Network
+	// Rules are those in force. All are these and those that are only recorded,
+	// in the mode audit; nil: there are no others.
+	Rules, All *annotations.Network
+	// Intercept answers connections that have to be looked into; nil: there are
+	// none.
+	Intercept *intercept.Interceptor
 	// ResolvConf is the content of the container's resolv.conf, as it is now.
 	ResolvConf func() []byte
-	// Post takes the records of denials. It must not block.
+	// Post takes the records. It must not block.
 	Post func(audit.Entry)
+	// Denied, unless it is nil, is told what the container was denied. It must not
+	// block.
+	Denied func(Denial)
+}
+
+// Denial is what a container did not reach, and why. A port of 0 is none.
+type Denial struct {
+	Host     string
+	Port     uint16
+	Protocol string
+	annotations.Verdict
 }
 
 // Egress decides what one container reaches.
@@ -42,6 +60,11 @@ type Egress struct {
 	resolver *resolver
 	proxy    *proxy
 	report   *reporter
+	watch    *watch
+	// refused is where datagrams were refused, failing that this was not to be
+	// found out.
+	refused func() ([]network.Refused, error)
+	failing atomic.Bool
 
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -54,22 +77,26 @@ type Egress struct {
 // closed.
 func New(ctx context.Context, o Options) (*Egress, error) {
 	j := newJudge(o.Rules)
+	j.answered, j.unjudged = o.Intercept.Knows, o.Intercept.Unjudged()
 	e := &Egress{
 		closed: o.Rules.Mode == annotations.NetworkNone,
 		judge:  j,
-		report: &reporter{post: o.Post, asked: map[string]time.Time{}},
+		report: newReporter(o.Post),
 	}
+	e.report.told = o.Denied
+	e.watch = newWatch(o.Rules, o.All, e.report)
 	e.ctx, e.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	up := &upstream{
-		ns: o.Namespace, judge: j, resolvConf: o.ResolvConf, hosts: hostResolvConfs, remembered: map[string]remembered{},
+		ns: o.Namespace, judge: j, watch: e.watch, resolvConf: o.ResolvConf, hosts: hostResolvConfs, remembered: map[string]remembered{},
 		ask: func(ctx context.Context, server netip.Addr, m stream.DNSMessage) ([]byte, error) {
 			return network.AskServer(ctx, o.Namespace, server, m)
 		},
 	}
 	n := newNames()
-	e.resolver = &resolver{judge: j, names: n, upstream: up, report: e.report}
+	e.resolver = &resolver{judge: j, names: n, upstream: up, report: e.report, watch: e.watch}
 	e.proxy = &proxy{
-		judge: j, names: n, upstream: up, report: e.report, dial: dialer(o.Namespace), dials: make(chan struct{}, maxDials),
+		judge: j, names: n, upstream: up, report: e.report, watch: e.watch, intercept: o.Intercept,
+		dial: dialer(o.Namespace), dials: make(chan struct{}, maxDials),
 	}
 	if e.closed {
 		return e, nil
@@ -110,7 +137,10 @@ func (e *Egress) Gateway() network.Gateway {
 	forward, denied := e.judge.forwarded()
 	return network.Gateway{
 		TCP: port(e.listeners[0].Addr()), DNSOverTCP: port(e.listeners[1].Addr()), DNSOverUDP: port(e.questions.LocalAddr()),
-		Forward: forward, Denied: denied, Changed: e.judge.setOwn,
+		Forward: forward, Denied: denied, Noted: e.watch.noted(forward), Changed: func(own, bridged []netip.Prefix) {
+			e.judge.setOwn(own, bridged)
+			e.watch.setOwn(own, bridged)
+		},
 	}
 }
 
@@ -133,28 +163,37 @@ func (e *Egress) Answer(ctx context.Context, m stream.DNSMessage) ([]byte, error
 	return nil, errNoQuestion
 }
 
-// Follow records where datagrams were refused, until Close.
+// Follow records where datagrams were refused, or noted, until Close.
 func (e *Egress) Follow(refused func() ([]network.Refused, error)) {
+	e.refused = refused
 	e.wg.Go(func() {
 		tick := time.NewTicker(refusedEvery)
 		defer tick.Stop()
-		failing := false
 		for {
 			select {
 			case <-tick.C:
+				e.Look()
 			case <-e.ctx.Done():
 				return
 			}
-			all, err := refused()
-			if err != nil && !failing {
-				log.G(e.ctx).WithError(err).Warn("refused datagrams are not on record")
-			}
-			failing = err != nil
-			for _, d := range all {
-				e.report.datagram(d, e.judge.datagram(d.Destination))
-			}
 		}
 	})
+}
+
+// Look records where datagrams were refused, or noted, since the last time, for
+// whoever cannot wait for the next. It is called after Follow.
+func (e *Egress) Look() {
+	all, err := e.refused()
+	if failing := err != nil; e.failing.Swap(failing) != failing && failing {
+		log.G(e.ctx).WithError(err).Warn("refused datagrams are not on record")
+	}
+	for _, d := range all {
+		if d.Passed {
+			e.watch.datagram(d)
+			continue
+		}
+		e.report.datagram(d, e.judge.datagram(d.Destination))
+	}
 }
 
 // Close ends every connection, and returns when nothing uses the namespace any

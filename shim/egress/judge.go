@@ -1,8 +1,10 @@
 package egress
 
 import (
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
@@ -37,13 +39,19 @@ type judge struct {
 	rules *annotations.Network
 	// ports are those that rules name, and one that none names.
 	ports []uint16
+	// answered reports whether connections to a name may be answered on the host;
+	// unjudged are endpoints that datagrams do not reach.
+	answered func(name string) bool
+	unjudged []annotations.EndpointRule
 
-	mu  sync.RWMutex
-	own []netip.Prefix
+	mu           sync.RWMutex
+	own, bridged []netip.Prefix
+	// host are the host's addresses, as they are now.
+	host func() []netip.Addr
 }
 
 func newJudge(rules *annotations.Network) *judge {
-	j := &judge{rules: rules}
+	j := &judge{rules: rules, host: hostAddresses, answered: func(string) bool { return false }}
 	add := func(all []annotations.EndpointRule) {
 		for _, r := range all {
 			if p := r.Endpoint.Port; p != 0 && !slices.Contains(j.ports, p) {
@@ -65,11 +73,69 @@ func newJudge(rules *annotations.Network) *judge {
 	return j
 }
 
-// setOwn says which addresses the container has, each with its network.
-func (j *judge) setOwn(own []netip.Prefix) {
+// setOwn says which addresses the container has, each with its network, and
+// which of these networks are the engine's own.
+func (j *judge) setOwn(own, bridged []netip.Prefix) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.own = slices.Clone(own)
+	j.own, j.bridged = slices.Clone(own), slices.Clone(bridged)
+}
+
+// hostAddresses are those of the namespace that this process is in.
+func hostAddresses() (all []netip.Addr) {
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range found {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			all = append(all, p.Addr().Unmap())
+		}
+	}
+	return all
+}
+
+// peer reports whether an address that a name resolves to is another container on
+// a network that the container shares with it. The name has to be one of the
+// engine's: nobody outside owns a name without a dot. An address of the host's is
+// none; where these are not known, nothing is.
+func (j *judge) peer(name string, a netip.Addr) bool {
+	if strings.Contains(name, ".") || !pattern.IsName(name) {
+		return false
+	}
+	j.mu.RLock()
+	near := slices.ContainsFunc(j.bridged, func(p netip.Prefix) bool { return p.Contains(a) })
+	host := j.host
+	j.mu.RUnlock()
+	if !near {
+		return false
+	}
+	ofHost := host()
+	return len(ofHost) > 0 && !slices.Contains(ofHost, a)
+}
+
+// shutsOut reports whether a denial is about an address that a name resolves to.
+// The word "private" is not about the other containers on a network that the
+// container was put into to reach them. Whoever means these names their addresses.
+func (j *judge) shutsOut(r annotations.EndpointRule, host string, port uint16, a netip.Addr) bool {
+	return r.Endpoint.Match(a.String(), port) && (r.Endpoint.Host != pattern.Private || !j.peer(host, a))
+}
+
+// hasPeers reports whether there is a rule that says "private".
+func (j *judge) hasPeers() bool {
+	says := func(r annotations.EndpointRule) bool { return r.Endpoint.Host == pattern.Private }
+	return slices.ContainsFunc(j.rules.Deny, says) || slices.ContainsFunc(j.rules.Ask, says)
+}
+
+// byNameAlone reports whether a name is open and leads to an address that is not,
+// other than by this name: such a name is answered with an address that stands
+// for it.
+func (j *judge) byNameAlone(host string, addrs []netip.Addr) bool {
+	return slices.ContainsFunc(addrs, func(a netip.Addr) bool {
+		return slices.ContainsFunc(j.ports, func(port uint16) bool {
+			return j.literal(a, port).Decision != annotations.DecisionAllow && j.resolved(host, port, a).Decision == annotations.DecisionAllow
+		})
+	})
 }
 
 // listed reports whether only what is listed can be reached.
@@ -98,7 +164,7 @@ func (j *judge) name(host string) (answer, annotations.Verdict) {
 	switch {
 	case !open:
 		return hidden, refusal(first)
-	case shut || j.listed():
+	case shut || j.listed() || j.answered(host):
 		return standIn, annotations.Verdict{}
 	}
 	return plain, annotations.Verdict{}
@@ -131,12 +197,12 @@ func (j *judge) resolved(host string, port uint16, a netip.Addr) annotations.Ver
 		return baseline(why)
 	}
 	for _, r := range j.rules.Deny {
-		if r.Endpoint.Match(a.String(), port) {
+		if j.shutsOut(r, host, port, a) {
 			return annotations.Verdict{Decision: annotations.DecisionDeny, Rule: "network.deny " + r.Endpoint.String(), Origin: r.Origin}
 		}
 	}
 	for _, r := range j.rules.Ask {
-		if r.Endpoint.Match(a.String(), port) {
+		if j.shutsOut(r, host, port, a) {
 			return refusal(annotations.Verdict{Decision: annotations.DecisionAsk, Rule: "network.ask " + r.Endpoint.String(), Origin: r.Origin})
 		}
 	}
@@ -156,6 +222,15 @@ func (j *judge) resolved(host string, port uint16, a netip.Addr) annotations.Ver
 		}
 	}
 	return allow
+}
+
+// server judges a name server that the container's resolv.conf names, with
+// ofHost being the host's own.
+func (j *judge) server(a netip.Addr, ofHost []netip.Addr) bool {
+	if network.IsEngineResolver(a) {
+		return true
+	}
+	return j.excluded(a) == "" && (slices.Contains(ofHost, a) || j.literal(a, resolverPort).Decision == annotations.DecisionAllow)
 }
 
 // excluded says why an address is reached in no case; empty: it may be.

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,8 +37,22 @@ func but(texts ...string) *annotations.Network {
 
 // ownNetwork is where the judges of tests have their container.
 func ownNetwork(j *judge) *judge {
-	j.setOwn([]netip.Prefix{netip.MustParsePrefix("172.30.0.2/16")})
+	own := []netip.Prefix{netip.MustParsePrefix("172.30.0.2/16")}
+	j.setOwn(own, own)
+	onHost(j, "172.30.0.1", "10.0.0.1")
 	return j
+}
+
+// onHost says which addresses the host has.
+func onHost(j *judge, all ...string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.host = func() (found []netip.Addr) {
+		for _, a := range all {
+			found = append(found, netip.MustParseAddr(a))
+		}
+		return found
+	}
 }
 
 func TestNames(t *testing.T) {
@@ -159,6 +174,66 @@ func TestResolved(t *testing.T) {
 		if (v.Decision == annotations.DecisionAllow) != c.want || !strings.Contains(v.Why, c.reason) {
 			t.Errorf("%s -> %s:%d: %+v", c.name, c.addr, c.port, v)
 		}
+	}
+}
+
+// TestPeers: "private" is about the host, its network and other networks, and not
+// about who is on the container's own.
+func TestPeers(t *testing.T) {
+	other := only("db", "nas", "db.example.com")
+	other.Deny = endpoints("private")
+	asked := but()
+	asked.Ask = endpoints("private")
+	for _, c := range []struct {
+		rules *annotations.Network
+		name  string
+		addr  string
+		want  bool
+	}{
+		{but("private"), "db", "172.30.0.3", true},
+		{but("private:80"), "db", "172.30.0.3", true},
+		{other, "db", "172.30.0.3", true},
+		{asked, "db", "172.30.0.3", true},
+		// The host, as it is called on that network and elsewhere, and others.
+		{but("private"), "db", "172.30.0.1", false},
+		{but("private"), "db", "10.0.0.1", false},
+		{but("private"), "db", "10.0.0.5", false},
+		{but("private"), "db", "172.31.0.3", false},
+		{but("private"), "db", "169.254.169.254", false},
+		{but("private"), "db", "172.30.0.2", false},
+		{other, "nas", "10.0.0.5", false},
+		// A name that somebody may own.
+		{but("private"), "db.example.com", "172.30.0.3", false},
+		{other, "db.example.com", "172.30.0.3", false},
+		// Whoever means these too says so.
+		{but("private", "172.16.0.0/12"), "db", "172.30.0.3", false},
+		{but("private", "172.30.0.3:80"), "db", "172.30.0.3", false},
+		{but("**"), "db", "172.30.0.3", false},
+	} {
+		if v := ownNetwork(newJudge(c.rules)).resolved(c.name, 80, netip.MustParseAddr(c.addr)); (v.Decision == annotations.DecisionAllow) != c.want {
+			t.Errorf("%s -> %s under %+v: %+v", c.name, c.addr, c.rules, v)
+		}
+	}
+	db, peer := "db", netip.MustParseAddr("172.30.0.3")
+	j := ownNetwork(newJudge(but("private")))
+	if v := j.literal(peer, 80); v.Decision != annotations.DecisionDeny {
+		t.Errorf("by its address: %+v", v)
+	}
+	for name, change := range map[string]func(j *judge){
+		"a network of the host's":     func(j *judge) { j.setOwn(j.own, nil) },
+		"a host of unknown addresses": func(j *judge) { onHost(j) },
+	} {
+		j := ownNetwork(newJudge(but("private")))
+		change(j)
+		if v := j.resolved(db, 80, peer); v.Decision != annotations.DecisionDeny {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+}
+
+func TestHostAddresses(t *testing.T) {
+	if !slices.Contains(hostAddresses(), netip.MustParseAddr("127.0.0.1")) {
+		t.Errorf("this host has %v", hostAddresses())
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 	"github.com/nanoclaw/nanoclaw/api/stream"
 	"github.com/nanoclaw/nanoclaw/hypervisor"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
@@ -51,9 +52,23 @@ var outerAddresses = []string{"172.30.0.1/16", "172.30.0.3/16", "169.254.169.254
 var zone = map[string][]string{
 	"db": {"172.30.0.3"}, "me": {"172.30.0.2"}, "www.example.com": {"203.0.113.9"}, "rebind.example.com": {"10.0.0.5"},
 	"loop.example.com": {"127.0.0.11"}, "meta.example.com": {"169.254.169.254"}, "two.example.com": {"10.0.0.5", "203.0.113.9"},
+	"gateway": {"172.30.0.1"}, "nas": {"10.0.0.5"}, "db.example.com": {"172.30.0.3"},
 }
 
 func newWorld(t *testing.T, rules *annotations.Network) *world {
+	t.Helper()
+	return newWorldWith(t, rules, nil, func(*world) *intercept.Interceptor { return nil })
+}
+
+// newAudited is a world in the mode audit: all are the rules that are not only
+// recorded, and those that are.
+func newAudited(t *testing.T, rules, all *annotations.Network) *world {
+	t.Helper()
+	return newWorldWith(t, rules, all, func(*world) *intercept.Interceptor { return nil })
+}
+
+// newWorldWith has some connections answered on the host.
+func newWorldWith(t *testing.T, rules, all *annotations.Network, answered func(*world) *intercept.Interceptor) *world {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
@@ -66,7 +81,8 @@ func newWorld(t *testing.T, rules *annotations.Network) *world {
 	w.serveNames()
 	var err error
 	w.egress, err = New(t.Context(), Options{
-		Namespace: w.inner, Rules: rules, ResolvConf: func() []byte { return []byte(engineResolver) }, Post: w.log.post,
+		Namespace: w.inner, Rules: rules, All: all, ResolvConf: func() []byte { return []byte(engineResolver) }, Post: w.log.post,
+		Intercept: answered(w),
 	})
 	w.must(err)
 	t.Cleanup(func() { w.must(w.egress.Close()) })
@@ -477,6 +493,29 @@ func TestAllButWhatIsDenied(t *testing.T) {
 			t.Errorf("a datagram to %s: %q, %v", to, got, err)
 		}
 	}
+}
+
+// TestPeersByName: where all that is private is denied, other containers of the
+// container's network are reached by the engine's names for them, and nothing else is.
+func TestPeersByName(t *testing.T) {
+	w := newWorld(t, but("private"))
+	onHost(w.egress.judge, "172.30.0.1")
+	for _, a := range []string{"172.30.0.1:80", "172.30.0.3:80", "10.0.0.5:80", "203.0.113.9:80"} {
+		w.serve(w.outer, a, a)
+	}
+	w.reaches("db", "80", "172.30.0.3:80")
+	w.reaches("www.example.com", "80", "203.0.113.9:80")
+	w.denied("172.30.0.3", "80", "network.deny private", "")
+	closed := []string{"gateway", "nas", "db.example.com"}
+	for _, name := range closed {
+		if got, err := w.reads(name, "80"); err == nil {
+			t.Errorf("%s was reached: %q", name, got)
+		}
+	}
+	// Without the look at the host's addresses it is reached, or this would prove
+	// nothing.
+	onHost(w.egress.judge, "127.0.0.1")
+	w.reaches("gateway", "80", "172.30.0.1:80")
 }
 
 // TestPublished: others reach the guest, with or without rules about what it

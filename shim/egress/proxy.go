@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
 
@@ -42,6 +43,9 @@ type proxy struct {
 	names    *names
 	upstream *upstream
 	report   *reporter
+	watch    *watch
+	// intercept answers what has to be looked into; nil: nothing has.
+	intercept *intercept.Interceptor
 	// dial connects to an address, from the container's namespace.
 	dial  func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error)
 	dials chan struct{}
@@ -102,9 +106,24 @@ func (p *proxy) serve(ctx context.Context, c *net.TCPConn) {
 		refuse(c)
 		return
 	}
+	p.watch.connection(host, candidates, to.Port())
+	var first []byte
+	if conversation := p.intercept.For(host, to.Port(), candidates); conversation != nil {
+		// The addresses stay those that were judged, as long as the guest's connection is.
+		dial := func(ctx context.Context) (net.Conn, error) { return p.connect(ctx, candidates, to.Port()) }
+		var pass bool
+		if first, pass = conversation.Serve(ctx, c, dial); !pass {
+			return
+		}
+	}
 	out, err := p.connect(ctx, candidates, to.Port())
 	if err != nil {
 		refuse(c)
+		return
+	}
+	if _, err := out.Write(first); err != nil {
+		refuse(c)
+		_ = out.Close()
 		return
 	}
 	stop := context.AfterFunc(ctx, func() { _ = out.Close() })
@@ -139,9 +158,16 @@ func (p *proxy) decide(ctx context.Context, to netip.AddrPort) (host string, can
 	if err != nil {
 		return host, nil, baseline("its address is not found: " + err.Error())
 	}
+	candidates, v = leads(p.judge, host, found.addrs, to.Port())
+	return host, candidates, v
+}
+
+// leads returns those of a name's addresses that it may lead to, and why it leads
+// to none.
+func leads(j decider, host string, addrs []netip.Addr, port uint16) (candidates []netip.Addr, v annotations.Verdict) {
 	v = baseline("it has no address")
-	for _, a := range found.addrs {
-		one := p.judge.resolved(host, to.Port(), a)
+	for _, a := range addrs {
+		one := j.resolved(host, port, a)
 		if one.Decision == annotations.DecisionAllow {
 			candidates = append(candidates, a)
 			continue
@@ -152,9 +178,9 @@ func (p *proxy) decide(ctx context.Context, to netip.AddrPort) (host string, can
 		}
 	}
 	if len(candidates) > 0 {
-		return host, candidates, annotations.Verdict{Decision: annotations.DecisionAllow}
+		v = annotations.Verdict{Decision: annotations.DecisionAllow}
 	}
-	return host, nil, v
+	return candidates, v
 }
 
 func orRule(v annotations.Verdict) string {

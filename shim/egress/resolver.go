@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 )
 
 const (
+	resolverPort = 53
 	// standInTTL is how long a program may use an address that stands for a name
 	// before it asks again, in seconds.
 	standInTTL = 60
@@ -37,6 +39,7 @@ type resolver struct {
 	names    *names
 	upstream *upstream
 	report   *reporter
+	watch    *watch
 }
 
 // answer answers one question. Nil is no answer, to what is no question.
@@ -80,10 +83,15 @@ func (r *resolver) decide(ctx context.Context, q question, transport stream.Tran
 		return q.reply(dnsmessage.RCodeNameError, nil)
 	}
 	kind, v := r.judge.name(q.name)
-	switch {
-	case kind == hidden:
+	if kind == hidden {
 		r.report.name(q.name, v)
 		return q.reply(dnsmessage.RCodeNameError, nil)
+	}
+	r.watch.question(q.name)
+	if kind == plain && q.q.Type == dnsmessage.TypeA && r.leadsToPeer(ctx, q.name) {
+		kind = standIn
+	}
+	switch {
 	case kind == plain && q.q.Type != dnsmessage.TypeAAAA:
 		return r.pass(ctx, q, transport)
 	case q.q.Type != dnsmessage.TypeA && q.q.Type != dnsmessage.TypeAAAA:
@@ -104,6 +112,16 @@ func (r *resolver) decide(ctx context.Context, q question, transport stream.Tran
 	return q.withAddress(r.names.address(q.name), standInTTL)
 }
 
+// leadsToPeer reports whether a name is a container's that is reached by its name
+// alone. Where it cannot be found out, passing the question on fails as well.
+func (r *resolver) leadsToPeer(ctx context.Context, name string) bool {
+	if strings.Contains(name, ".") || !r.judge.hasPeers() {
+		return false
+	}
+	found, err := r.upstream.resolve(ctx, name)
+	return err == nil && r.judge.byNameAlone(name, found.addrs)
+}
+
 // pass passes a question on, and the answer back.
 func (r *resolver) pass(ctx context.Context, q question, transport stream.Transport) ([]byte, error) {
 	reply, id, err := r.upstream.exchange(ctx, q.q, q.edns, transport)
@@ -112,6 +130,9 @@ func (r *resolver) pass(ctx context.Context, q question, transport stream.Transp
 	}
 	if len(reply) < 12 || binary.BigEndian.Uint16(reply) != id || reply[2]&0x80 == 0 {
 		return nil, errors.New("the resolver's answer is none")
+	}
+	if found, err := parseAddresses(reply, id, q.q); err == nil {
+		r.watch.answer(q.name, found.addrs)
 	}
 	reply = slices.Clone(reply)
 	binary.BigEndian.PutUint16(reply, q.id)

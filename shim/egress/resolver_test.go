@@ -72,7 +72,7 @@ func newResolver(t testing.TB, rules *annotations.Network, table map[string][]st
 	a, log := &asked{table: table}, &records{}
 	j := ownNetwork(newJudge(rules))
 	up := &upstream{judge: j, resolvConf: func() []byte { return []byte(engineResolver) }, ask: a.ask, remembered: map[string]remembered{}}
-	return &resolver{judge: j, names: newNames(), upstream: up, report: &reporter{post: log.post, asked: map[string]time.Time{}}}, a, log
+	return &resolver{judge: j, names: newNames(), upstream: up, report: newReporter(log.post)}, a, log
 }
 
 // said is what was answered: a code, and addresses.
@@ -209,7 +209,7 @@ func TestServers(t *testing.T) {
 		{but("private"), "", ""},
 	} {
 		u := &upstream{judge: ownNetwork(newJudge(c.rules)), resolvConf: func() []byte { return []byte(c.file) }, hosts: []string{host, host + ".none"}}
-		got := u.servers()
+		got, _ := u.servers()
 		if c.want == "" && len(got) == 0 {
 			continue
 		}

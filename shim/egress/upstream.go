@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
-	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/api/stream"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 )
@@ -34,6 +33,7 @@ var errNoServer = errors.New("none of the container's name servers may be asked:
 type upstream struct {
 	ns    *network.Namespace
 	judge *judge
+	watch *watch
 	// resolvConf is the container's resolv.conf, as it is now; hosts are the
 	// host's own.
 	resolvConf func() []byte
@@ -53,22 +53,14 @@ type remembered struct {
 // servers are the container's name servers, as far as they may be asked. The
 // container can write its resolv.conf, so one is asked only if it is the
 // engine's resolver, a name server of the host's, or reached anyway.
-func (u *upstream) servers() []netip.Addr {
-	var ofHost []netip.Addr
+func (u *upstream) servers() (mine, ofHost []netip.Addr) {
 	for _, path := range u.hosts {
 		// A host without such a file has no server in it.
 		content, _ := network.ReadResolvConf(path)
 		ofHost = append(ofHost, network.NameServers(content)...)
 	}
-	return slices.DeleteFunc(network.NameServers(u.resolvConf()), func(a netip.Addr) bool {
-		if network.IsEngineResolver(a) {
-			return false
-		}
-		if u.judge.excluded(a) != "" {
-			return true
-		}
-		return !slices.Contains(ofHost, a) && u.judge.literal(a, 53).Decision != annotations.DecisionAllow
-	})
+	mine = slices.DeleteFunc(network.NameServers(u.resolvConf()), func(a netip.Addr) bool { return !u.judge.server(a, ofHost) })
+	return mine, ofHost
 }
 
 // exchange asks one server after the other, and returns the answer as it came,
@@ -82,7 +74,9 @@ func (u *upstream) exchange(ctx context.Context, q dnsmessage.Question, edns boo
 		return nil, 0, err
 	}
 	err = errNoServer
-	for _, server := range u.servers() {
+	servers, ofHost := u.servers()
+	for _, server := range servers {
+		u.watch.server(server, ofHost)
 		ctx, cancel := context.WithTimeout(ctx, serverTime)
 		var reply []byte
 		reply, err = u.ask(ctx, server, stream.DNSMessage{Transport: transport, Message: m})

@@ -419,3 +419,17 @@ func TestOwnersOfNewFiles(t *testing.T) {
 		}
 	}
 }
+
+func TestCheck(t *testing.T) {
+	if err := Check(); err != nil {
+		t.Fatal(err)
+	}
+	// Where there is no such device.
+	if err := unix.Mount("tmpfs", "/dev", "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount("/dev", unix.MNT_DETACH) }()
+	if err := Check(); err == nil || !strings.Contains(err.Error(), "modprobe fuse") {
+		t.Errorf("without /dev/fuse: %v", err)
+	}
+}

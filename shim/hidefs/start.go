@@ -40,18 +40,12 @@ func Mount(v View, start func(*exec.Cmd) error) (mount *os.File, p *process.Proc
 	if err != nil {
 		return nil, nil, err
 	}
-	// Blocking, as the process wants it.
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open the host's FUSE, /dev/fuse (modprobe fuse): %w", err)
-	}
-	device := os.NewFile(uintptr(fd), "fuse")
-	// Closed here once the process has it: the file system ends with the process.
-	defer func() { _ = device.Close() }()
-	mount, err = newMount(fd, v.Attributes)
+	mount, device, err := attach(v.Attributes)
 	if err != nil {
 		return nil, nil, err
 	}
+	// Closed here once the process has it: the file system ends with the process.
+	defer func() { _ = device.Close() }()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, mount.Close())
@@ -84,6 +78,30 @@ func Mount(v View, start func(*exec.Cmd) error) (mount *os.File, p *process.Proc
 		return nil, nil, p.Failure()
 	}
 	return mount, p, nil
+}
+
+// Check reports what hidden names need of the host and do not find. It needs root.
+func Check() error {
+	mount, device, err := attach(0)
+	if err != nil {
+		return err
+	}
+	// First, so that nobody waits for an answer of the file system's.
+	return errors.Join(device.Close(), mount.Close())
+}
+
+// attach makes a file system, and the descriptor by which it is served.
+func attach(attributes uint64) (mount, device *os.File, err error) {
+	// Blocking, as the process wants it.
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the host's FUSE, /dev/fuse (modprobe fuse): %w", err)
+	}
+	device = os.NewFile(uintptr(fd), "fuse")
+	if mount, err = newMount(fd, attributes); err != nil {
+		return nil, nil, errors.Join(err, device.Close())
+	}
+	return mount, device, nil
 }
 
 // newMount makes the file system whose requests device gets.

@@ -27,9 +27,12 @@ type Gateway struct {
 	// it none do.
 	Forward bool
 	Denied  []Destination
+	// Noted are those of what passes to where it is remembered.
+	Noted []Destination
 	// Changed is told the container's addresses, each with its network, before
-	// anything is led there.
-	Changed func([]netip.Prefix)
+	// anything is led there. Of bridged are those of networks that are the engine's
+	// own, and not a network of the host's that the container was put into.
+	Changed func(own, bridged []netip.Prefix)
 }
 
 // Destination is where packets go; a port of 0 is any.
@@ -109,13 +112,13 @@ func (c crossing) translations() (all []translation) {
 // cross leads all that the guest sends to the gateway, and what is sent to the
 // container to the guest.
 func (n *Network) cross(v view, bound []binding) (crossing, error) {
-	c, own, err := n.crossing(v, bound)
+	c, own, bridged, err := n.crossing(v, bound)
 	if err != nil {
 		return c, err
 	}
 	if unhooked := n.unhooked.Swap(false); unhooked || !c.equal(n.gateway.loaded) {
 		if n.gateway.Changed != nil {
-			n.gateway.Changed(own)
+			n.gateway.Changed(own, bridged)
 		}
 		if err := n.loadCrossing(c); err != nil {
 			n.unhooked.Store(true)
@@ -147,9 +150,7 @@ func (n *Network) loadCrossing(c crossing) error {
 }
 
 // crossing works out what the rules are to be, and the container's addresses.
-func (n *Network) crossing(v view, bound []binding) (crossing, []netip.Prefix, error) {
-	var c crossing
-	var own []netip.Prefix
+func (n *Network) crossing(v view, bound []binding) (c crossing, own, bridged []netip.Prefix, err error) {
 	for _, t := range n.taps {
 		if !slices.ContainsFunc(bound, func(b binding) bool { return b.tap == t }) {
 			c.idle = append(c.idle, t)
@@ -163,18 +164,22 @@ func (n *Network) crossing(v view, bound []binding) (crossing, []netip.Prefix, e
 				continue
 			}
 			own = append(own, prefix)
+			// A macvlan or ipvlan is on a network of the host's.
+			if b.link.kind == "veth" {
+				bridged = append(bridged, prefix)
+			}
 			if !prefix.Addr().Is4() {
 				continue
 			}
 			inside, err := n.gateway.standIn(prefix.Addr())
 			if err != nil {
-				return c, nil, err
+				return c, nil, nil, err
 			}
 			p.addrs = append(p.addrs, translation{prefix.Addr(), inside})
 		}
 		c.ports = append(c.ports, p)
 	}
-	return c, own, nil
+	return c, own, bridged, nil
 }
 
 // standIn returns the address that stands for the container's. It stays the

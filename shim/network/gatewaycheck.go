@@ -67,6 +67,6 @@ func checkGateway(ns *Namespace) error {
 	}
 	a := netip.MustParseAddr("192.0.2.1")
 	p := port{link: link{index: t.index, mac: t.mac}, tap: t, tapMAC: t.hostMAC, addrs: []translation{{a, tapAddress}}}
-	g := &Gateway{TCP: 1, DNSOverTCP: 2, DNSOverUDP: 3, Forward: true, Denied: []Destination{{Prefix: LinkNetwork}}}
+	g := &Gateway{TCP: 1, DNSOverTCP: 2, DNSOverUDP: 3, Forward: true, Denied: []Destination{{Prefix: LinkNetwork}}, Noted: []Destination{{Prefix: LinkNetwork}}}
 	return errors.Join(loadGatewayRules(ns, g, crossing{ports: []port{p}}), t.release())
 }

@@ -216,16 +216,19 @@ func addForward(c *nftables.Conn, table *nftables.Table, g *Gateway, cr crossing
 	if err != nil {
 		return err
 	}
+	note, err := addNote(c, table)
+	if err != nil {
+		return err
+	}
 	chain := addFilter(c, table, "forward", nftables.ChainHookForward, nftables.ChainPolicyDrop)
 	for _, p := range cr.ports {
 		addRule(c, chain, fromLink(p.tap.index), inDirection(replyDirection), inState(expr.CtStateBitESTABLISHED), verdict(expr.VerdictAccept))
 		if g.Forward {
 			for _, d := range g.Denied {
-				match := [][]expr.Any{fromLink(p.tap.index), isIPv4(), toPrefix(d.Prefix)}
-				if d.Port != 0 {
-					match = append(match, transportIs(unix.IPPROTO_UDP), toPort(d.Port))
-				}
-				addRule(c, chain, append(match, jump(refuse))...)
+				addRule(c, chain, append(d.from(p), jump(refuse))...)
+			}
+			for _, d := range g.Noted {
+				addRule(c, chain, append(d.from(p), inState(expr.CtStateBitNEW), jump(note))...)
 			}
 			addRule(c, chain, fromLink(p.tap.index), transportIs(unix.IPPROTO_UDP), verdict(expr.VerdictAccept))
 			addRule(c, chain, fromLink(p.tap.index), isEchoRequest(), verdict(expr.VerdictAccept))
@@ -247,6 +250,15 @@ func addForward(c *nftables.Conn, table *nftables.Table, g *Gateway, cr crossing
 		addRule(c, post, toLink(p.link.index), isIPv4(), addressIn(12, LinkNetwork), []expr.Any{&expr.Masq{}})
 	}
 	return nil
+}
+
+// from matches what a port's VM sends to a destination.
+func (d Destination) from(p port) [][]expr.Any {
+	match := [][]expr.Any{fromLink(p.tap.index), isIPv4(), toPrefix(d.Prefix)}
+	if d.Port != 0 {
+		match = append(match, transportIs(unix.IPPROTO_UDP), toPort(d.Port))
+	}
+	return match
 }
 
 // addDialGuard keeps the gateway's own connections from what listens in the

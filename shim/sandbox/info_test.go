@@ -41,7 +41,7 @@ func TestInfoOfRunDirectories(t *testing.T) {
 	}
 
 	bundle := t.TempDir()
-	if err := rememberBase(bundle, base); err != nil {
+	if err := remember(bundle, baseFile, base); err != nil {
 		t.Fatal(err)
 	}
 	left, err := Destroy(bundle, "moby", "c1")
@@ -142,7 +142,7 @@ func TestOwner(t *testing.T) {
 // shim lives.
 func TestSharedSandboxIsNotDestroyed(t *testing.T) {
 	base, bundle, joined := t.TempDir(), t.TempDir(), t.TempDir()
-	if err := errors.Join(rememberBase(bundle, base), rememberBase(joined, base), rememberOwner(joined, "x")); err != nil {
+	if err := errors.Join(remember(bundle, baseFile, base), remember(joined, baseFile, base), remember(joined, ownerFile, "x")); err != nil {
 		t.Fatal(err)
 	}
 	d := newRundir(base, "moby", "x")

@@ -10,19 +10,31 @@ import (
 )
 
 func TestAdmits(t *testing.T) {
-	open := &annotations.Network{Mode: annotations.NetworkOpen}
-	none := &annotations.Network{Mode: annotations.NetworkNone}
+	of := func(mode annotations.NetworkMode) *annotations.Policy {
+		return &annotations.Policy{Network: annotations.Network{Mode: mode}}
+	}
+	open, none, audited := of(annotations.NetworkOpen), of(annotations.NetworkNone), of(annotations.NetworkNone)
+	audited.Firm = open
+	secret, reads := &annotations.Policy{Network: open.Network, Secrets: make([]annotations.Secret, 1)}, of(annotations.NetworkOpen)
+	reads.Network.Readonly = make([]annotations.EndpointRule, 1)
 	for _, c := range []struct {
 		name     string
-		has, own *annotations.Network
+		has, own *annotations.Policy
 		want     bool
 	}{
+		{"a secret", open, secret, false},
+		{"what only reads", open, reads, false},
+		{"secrets of the first", secret, open, false},
 		{"no rules", open, open, true},
 		{"none of its own", none, open, true},
 		{"the same", none, none, true},
 		{"more than the network's", open, none, false},
+		{"both in the mode audit", audited, audited, true},
+		{"one that the network only records", audited, none, false},
+		{"one that is only recorded", none, audited, true},
+		{"one that is not even recorded", open, audited, false},
 	} {
-		s := &Sandbox{rules: c.has}
+		s := &Sandbox{policy: c.has, intercepts: c.has.Intercepts()}
 		err := s.Admits("second", c.own)
 		if (err == nil) != c.want {
 			t.Errorf("%s: %v", c.name, err)

@@ -28,47 +28,33 @@ func newRundir(base, namespace, id string) rundir {
 	return rundir(filepath.Join(base, hex.EncodeToString(sum[:8])))
 }
 
-// baseFile is where a bundle says below which folder its container's run
-// directory is: the configuration may be another by the time of "delete".
-const baseFile = "nanoclaw-run-dir"
+// What a bundle says, for "delete", of its container's sandbox.
+const (
+	// baseFile names the folder below which the run directory is: the
+	// configuration may be another by the time of "delete".
+	baseFile = "nanoclaw-run-dir"
+	// cgroupFile names the cgroup, for where somebody has removed the run
+	// directory and with it the record.
+	cgroupFile = "nanoclaw-cgroup"
+	// ownerFile is in the bundle of a container that joined the network of
+	// another one: the id of the sandbox that it is in.
+	ownerFile = "nanoclaw-sandbox"
+)
 
-func rememberBase(bundle, base string) error {
-	if err := os.WriteFile(filepath.Join(bundle, baseFile), []byte(base), 0o600); err != nil {
-		return fmt.Errorf("note the run directory in the bundle: %w", err)
+func remember(bundle, file, what string) error {
+	if err := os.WriteFile(filepath.Join(bundle, file), []byte(what), 0o600); err != nil {
+		return fmt.Errorf("note in the bundle what to clean up: %w", err)
 	}
 	return nil
 }
 
-// rememberedBase is empty where no sandbox was started.
-func rememberedBase(bundle string) (string, error) {
-	base, err := os.ReadFile(filepath.Join(bundle, baseFile))
+// remembered is empty where there is no such note.
+func remembered(bundle, file string) (string, error) {
+	what, err := os.ReadFile(filepath.Join(bundle, file))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("read the run directory from the bundle: %w", err)
+		return "", fmt.Errorf("read from the bundle what to clean up: %w", err)
 	}
-	return string(base), nil
-}
-
-// ownerFile holds, in the bundle of a container that joined the network of
-// another one, the id of the sandbox that it is in.
-const ownerFile = "nanoclaw-sandbox"
-
-func rememberOwner(bundle, id string) error {
-	if err := os.WriteFile(filepath.Join(bundle, ownerFile), []byte(id), 0o600); err != nil {
-		return fmt.Errorf("note the sandbox in the bundle: %w", err)
-	}
-	return nil
-}
-
-// rememberedOwner is id itself where the container has a sandbox of its own.
-func rememberedOwner(bundle, id string) (string, error) {
-	owner, err := os.ReadFile(filepath.Join(bundle, ownerFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return id, nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read the sandbox from the bundle: %w", err)
-	}
-	return string(owner), nil
+	return string(what), nil
 }
 
 func (d rundir) console() string { return filepath.Join(string(d), "console.log") }

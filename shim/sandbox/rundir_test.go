@@ -1,12 +1,14 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -161,14 +163,15 @@ func TestRunDirectoryBelowAFile(t *testing.T) {
 	}
 }
 
-// "delete" ends what the record names, whatever the configuration says by now.
-func TestDestroyKillsWhatIsLeft(t *testing.T) {
-	needRoot(t)
-	path := fmt.Sprintf("/nanoclaw-sandbox-test-%d", os.Getpid())
+// vmmInCgroup starts a process in a cgroup of its own, whose path it returns.
+func vmmInCgroup(t *testing.T) (path string, ended chan struct{}) {
+	t.Helper()
+	path = fmt.Sprintf("/nanoclaw-sandbox-test-%d", os.Getpid())
 	cg, err := vmcgroup.New(path, 64<<20)
 	if err != nil {
 		t.Skipf("no cgroup can be made here: %v", err)
 	}
+	t.Cleanup(func() { _ = vmcgroup.Destroy(path, killPatience) })
 	vmm := exec.Command("sleep", "60")
 	if err := vmm.Start(); err != nil {
 		t.Fatal(err)
@@ -176,13 +179,49 @@ func TestDestroyKillsWhatIsLeft(t *testing.T) {
 	if err := cg.Join(vmm.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
+	ended = make(chan struct{})
 	go func() {
 		_ = vmm.Wait()
 		close(ended)
 	}()
+	return path, ended
+}
+
+// Where somebody has removed the run directory, the bundle names the cgroup. That
+// of a container that joined another one's network does not: the other one may
+// live.
+func TestDestroyWithoutTheRecord(t *testing.T) {
+	needRoot(t)
+	path, ended := vmmInCgroup(t)
+	base, bundle, joined := t.TempDir(), t.TempDir(), t.TempDir()
+	if err := errors.Join(
+		remember(bundle, baseFile, base), remember(bundle, cgroupFile, path), remember(joined, baseFile, base), remember(joined, ownerFile, "c1"),
+	); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := Destroy(joined, "moby", "c2"); err != nil || left != nil {
+		t.Errorf("Destroy of one that joined = %+v, %v", left, err)
+	}
+	select {
+	case <-ended:
+		t.Error("the virtual machine that it is in was ended")
+	case <-time.After(100 * time.Millisecond):
+	}
+	if left, err := Destroy(bundle, "moby", "c1"); err != nil || left != nil {
+		t.Errorf("Destroy = %+v, %v", left, err)
+	}
+	<-ended
+	if _, err := vmcgroup.Usage(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its cgroup is left: %v", err)
+	}
+}
+
+// "delete" ends what the record names, whatever the configuration says by now.
+func TestDestroyKillsWhatIsLeft(t *testing.T) {
+	needRoot(t)
+	path, ended := vmmInCgroup(t)
 	bundle, base := t.TempDir(), t.TempDir()
-	if err := rememberBase(bundle, base); err != nil {
+	if err := remember(bundle, baseFile, base); err != nil {
 		t.Fatal(err)
 	}
 	d := newRundir(base, "moby", "c1")
@@ -210,7 +249,7 @@ func TestDestroyKillsWhatIsLeft(t *testing.T) {
 // What cannot be understood is not removed: a VM may be behind it.
 func TestDestroyOfABrokenRecord(t *testing.T) {
 	bundle, base := t.TempDir(), t.TempDir()
-	if err := rememberBase(bundle, base); err != nil {
+	if err := remember(bundle, baseFile, base); err != nil {
 		t.Fatal(err)
 	}
 	d := newRundir(base, "moby", "c1")

@@ -36,6 +36,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/shim/config"
 	"github.com/nanoclaw/nanoclaw/shim/egress"
 	"github.com/nanoclaw/nanoclaw/shim/guest"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/launch"
 	"github.com/nanoclaw/nanoclaw/shim/network"
 	"github.com/nanoclaw/nanoclaw/shim/share"
@@ -65,6 +66,9 @@ type Options struct {
 	// Policy is its policy.
 	Spec   *specs.Spec
 	Policy *annotations.Policy
+	// Intercept answers the container's connections that have to be looked into;
+	// nil: there are none.
+	Intercept *intercept.Interceptor
 	// Agent is the agent that the container runs as; empty: none.
 	Agent string
 	// Address is where the shim serves.
@@ -81,18 +85,22 @@ type Timing struct {
 
 // Sandbox is a running VM. Its methods are safe for concurrent use.
 type Sandbox struct {
-	dir   rundir
-	ns    *network.Namespace
-	net   *network.Network
-	rules *annotations.Network
-	// egress is nil where there are no rules about the network.
+	dir rundir
+	ns  *network.Namespace
+	net *network.Network
+	// policy is that of the container that the VM was made for.
+	policy *annotations.Policy
+	// egress and teller are nil where there are no rules about the network.
 	egress *egress.Egress
-	share  *share.Share
-	vm     hypervisor.VM
-	agent  *guest.Agent
-	cgroup *vmcgroup.Cgroup
-	timing Timing
-	info   Info
+	teller *teller
+	// intercepts: connections are looked into, for the first container alone.
+	intercepts bool
+	share      *share.Share
+	vm         hypervisor.VM
+	agent      *guest.Agent
+	cgroup     *vmcgroup.Cgroup
+	timing     Timing
+	info       Info
 
 	// ctx ends when the sandbox closes; what runs beside it runs under it.
 	ctx    context.Context
@@ -107,6 +115,12 @@ type Sandbox struct {
 	relaying atomic.Bool
 	// following is done once changes of the network are followed.
 	following sync.Once
+
+	// growing is held while the VM is made larger, from first bytes of memory when it
+	// was started, up to room.
+	growing sync.Mutex
+	first   int64
+	room    hypervisor.Size
 
 	mu sync.Mutex
 	// users is how many containers are in the VM.
@@ -149,7 +163,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		return nil, err
 	}
 	cgroupPath := vmcgroup.Path(o.Spec.Linux.CgroupsPath, o.ID)
-	if err := rememberBase(o.Bundle, o.Config.RunDir); err != nil {
+	if err := errors.Join(remember(o.Bundle, baseFile, o.Config.RunDir), remember(o.Bundle, cgroupFile, cgroupPath)); err != nil {
 		return nil, err
 	}
 	s.info = Info{
@@ -160,6 +174,8 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Memory: memoryFor(o.Spec, int64(o.Config.DefaultMemory), hostMemory()),
 		Began:  time.Now(),
 	}
+	s.first = s.info.Memory
+	s.room = room(hypervisor.Size{CPUs: s.info.CPUs, Memory: s.info.Memory}, s.info.Isolates)
 	if err := s.dir.make(s.info); err != nil {
 		return nil, err
 	}
@@ -214,6 +230,8 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		Image:        o.Config.Image,
 		CPUs:         s.info.CPUs,
 		Memory:       s.info.Memory,
+		MaxCPUs:      s.room.CPUs,
+		MaxMemory:    s.room.Memory,
 		FSSocket:     s.share.Socket(),
 		FSTag:        agent.ShareTag,
 		CID:          guestCID,
@@ -237,6 +255,16 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 	}
 	undo.Add("close the agent's connection", s.agent.Close)
 	s.timing.Agent = time.Now()
+	if s.teller != nil {
+		telling, stop := context.WithCancel(context.WithoutCancel(ctx))
+		var told sync.WaitGroup
+		told.Go(func() { s.teller.run(telling, s.agent.RPC().Unreached) })
+		undo.Add("end telling the guest", func() error {
+			stop()
+			told.Wait()
+			return nil
+		})
+	}
 
 	s.close = sync.OnceValue(undo.Release().Run)
 	s.users = 1
@@ -409,16 +437,17 @@ func (s *Sandbox) Share() *share.Share { return s.share }
 func (s *Sandbox) Timing() Timing { return s.timing }
 
 // Info says what kind of VM it is.
-func (s *Sandbox) Info() Info { return s.info }
+func (s *Sandbox) Info() Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
 
 // Kill ends the VM by force. It does not wait.
 func (s *Sandbox) Kill() { s.vm.Kill() }
 
 // ID is the sandbox's, which is that of its first container.
 func (s *Sandbox) ID() string { return s.info.ID }
-
-// Fits returns an error for limits that are above what the VM has.
-func (s *Sandbox) Fits(r *specs.LinuxResources) error { return s.info.Fits(r) }
 
 // HasNetwork reports whether the network namespace at path is this sandbox's.
 func (s *Sandbox) HasNetwork(path string) bool {
@@ -429,7 +458,7 @@ func (s *Sandbox) HasNetwork(path string) bool {
 // Join counts one more container in the VM, that of the bundle. record takes
 // records as Options.Audit does. It fails where the VM is ending.
 func (s *Sandbox) Join(id, bundle string, record func(audit.Entry)) error {
-	if err := errors.Join(rememberBase(bundle, filepath.Dir(string(s.dir))), rememberOwner(bundle, s.info.ID)); err != nil {
+	if err := errors.Join(remember(bundle, baseFile, filepath.Dir(string(s.dir))), remember(bundle, ownerFile, s.info.ID)); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -451,6 +480,10 @@ func (s *Sandbox) Join(id, bundle string, record func(audit.Entry)) error {
 // Leave counts one container less. The last one ends the VM; of another one
 // only its own files are taken away.
 func (s *Sandbox) Leave(ctx context.Context, id string) error {
+	if s.egress != nil {
+		// As long as there is somebody under whom it can be recorded.
+		s.egress.Look()
+	}
 	s.mu.Lock()
 	s.users--
 	s.audits = slices.DeleteFunc(s.audits, func(r recorder) bool { return r.id == id })
@@ -612,13 +645,16 @@ func ResolvConf(spec *specs.Spec) string {
 // there is no error, and nil; nor is one whose shim lives on for containers that
 // joined the one of that id.
 func Destroy(bundle, namespace, id string) (*Info, error) {
-	base, err := rememberedBase(bundle)
+	base, err := remembered(bundle, baseFile)
 	if base == "" {
 		return nil, err
 	}
-	owner, err := rememberedOwner(bundle, id)
+	owner, err := remembered(bundle, ownerFile)
 	if err != nil {
 		return nil, err
+	}
+	if owner == "" {
+		owner = id
 	}
 	d := newRundir(base, namespace, owner)
 	// There is one "delete" for each container, and the engine calls them at once.
@@ -634,5 +670,14 @@ func Destroy(bundle, namespace, id string) (*Info, error) {
 	if info != nil && info.Shared && d.held() {
 		return nil, nil
 	}
-	return info, d.destroy()
+	if info != nil {
+		return info, d.destroyWith(info.Cgroup)
+	}
+	// One that joined another has no such note: without the record nobody knows
+	// whether the other one lives.
+	cgroup, err := remembered(bundle, cgroupFile)
+	if err != nil {
+		return nil, err
+	}
+	return nil, d.destroyWith(cgroup)
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,6 +39,8 @@ type fakeVM struct {
 	// powerOff is what it does when it is asked to power off.
 	powerOff func(*fakeVM) error
 	config   hypervisor.Config
+	// grown is the size it was last given.
+	grown hypervisor.Size
 
 	once sync.Once
 	done chan struct{}
@@ -80,14 +83,15 @@ func (v *fakeVM) PID() int { return 4242 }
 func (v *fakeVM) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return v.guest.Dial(ctx, port)
 }
-func (v *fakeVM) AddNIC(context.Context, hypervisor.NIC) error { return nil }
-func (v *fakeVM) RemoveNIC(context.Context, string) error      { return nil }
-func (v *fakeVM) Pause(context.Context) error                  { return nil }
-func (v *fakeVM) Resume(context.Context) error                 { return nil }
-func (v *fakeVM) Stop(context.Context) error                   { v.Kill(); return nil }
-func (v *fakeVM) Kill()                                        { v.end(hypervisor.CauseStopped, "") }
-func (v *fakeVM) Done() <-chan struct{}                        { return v.done }
-func (v *fakeVM) Exit() hypervisor.Exit                        { return v.exit }
+func (v *fakeVM) AddNIC(context.Context, hypervisor.NIC) error     { return nil }
+func (v *fakeVM) RemoveNIC(context.Context, string) error          { return nil }
+func (v *fakeVM) Grow(_ context.Context, to hypervisor.Size) error { v.grown = to; return nil }
+func (v *fakeVM) Pause(context.Context) error                      { return nil }
+func (v *fakeVM) Resume(context.Context) error                     { return nil }
+func (v *fakeVM) Stop(context.Context) error                       { v.Kill(); return nil }
+func (v *fakeVM) Kill()                                            { v.end(hypervisor.CauseStopped, "") }
+func (v *fakeVM) Done() <-chan struct{}                            { return v.done }
+func (v *fakeVM) Exit() hypervisor.Exit                            { return v.exit }
 
 // fakeAgent can power the VM off and configure its network.
 type fakeAgent struct {
@@ -201,6 +205,49 @@ func TestSandboxLivesAndEnds(t *testing.T) {
 	p.empty(t)
 	if err := s.Close(t.Context()); err != nil {
 		t.Fatalf("closing again: %v", err)
+	}
+}
+
+// A limit above what the VM has makes it larger, what the host lets it take of
+// memory with it, and the record says so.
+func TestSandboxGrows(t *testing.T) {
+	p := newPlace(t)
+	s := p.mustStart(t)
+	before := s.Info()
+	if most := p.vm.config.MaxMemory; most < before.Memory+2*hypervisor.GrowthStep {
+		t.Skipf("this machine has no room for a VM of more than %d MiB", most>>20)
+	}
+	limit := before.Memory
+	cpus, err := s.Grow(t.Context(), &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}})
+	if want := before.Memory + hypervisor.GrowthStep; err != nil || cpus != 0 || p.vm.grown.Memory != want || p.vm.grown.CPUs != 1 {
+		t.Fatalf("it became %+v, with %d CPUs to bring online: %v", p.vm.grown, cpus, err)
+	}
+	now, err := s.dir.info()
+	if err != nil || now.Memory != p.vm.grown.Memory || s.Info().Memory != now.Memory {
+		t.Errorf("the record says %+v, %v", now, err)
+	}
+	var files []string
+	for _, pattern := range []string{"memory/nanoclaw-test/" + p.ID + "/memory.limit_in_bytes", "nanoclaw-test/" + p.ID + "/memory.max"} {
+		if content, err := os.ReadFile("/sys/fs/cgroup/" + pattern); err == nil {
+			if got, _ := strconv.ParseInt(strings.TrimSpace(string(content)), 10, 64); got <= now.Memory {
+				t.Errorf("the host lets it have %d bytes, of %d", got, now.Memory)
+			}
+			files = append(files, pattern)
+		}
+	}
+	if len(files) != 1 {
+		t.Errorf("its cgroup is at %v", files)
+	}
+	p.vm.grown = hypervisor.Size{}
+	if _, err := s.Grow(t.Context(), &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}); err != nil || p.vm.grown != (hypervisor.Size{}) {
+		t.Errorf("what it has it was given again: %+v, %v", p.vm.grown, err)
+	}
+	limit = p.vm.config.MaxMemory + 1
+	if _, err := s.Grow(t.Context(), &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}); err == nil {
+		t.Error("it became larger than the host")
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 

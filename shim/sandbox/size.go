@@ -1,11 +1,9 @@
 package sandbox
 
 import (
-	"fmt"
 	"math"
 	"runtime"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -55,13 +53,23 @@ func cpusFor(spec *specs.Spec, byDefault int, isolates bool) int {
 		}
 	}
 	if r := resources(spec); r != nil && r.CPU != nil && r.CPU.Quota != nil && *r.CPU.Quota > 0 {
-		period := int64(100_000) // the kernel's default, microseconds
-		if p := r.CPU.Period; p != nil && *p > 0 {
-			period = int64(*p)
-		}
-		n = int((*r.CPU.Quota + period - 1) / period)
+		n = cpusOf(r.CPU)
 	}
 	return max(1, min(n, maxCPUs))
+}
+
+// cpusOf returns how many CPUs a quota, which is above 0, is.
+func cpusOf(c *specs.LinuxCPU) int {
+	p := period(c)
+	return int((*c.Quota + p - 1) / p)
+}
+
+// period is in microseconds.
+func period(c *specs.LinuxCPU) int64 {
+	if c.Period != nil && *c.Period > 0 {
+		return int64(*c.Period) //nolint:gosec // the kernel takes a second at most
+	}
+	return 100_000 // the kernel's default
 }
 
 func resources(spec *specs.Spec) *specs.LinuxResources {
@@ -69,18 +77,4 @@ func resources(spec *specs.Spec) *specs.LinuxResources {
 		return nil
 	}
 	return spec.Linux.Resources
-}
-
-// Fits returns an error for limits that are above what the VM was given when it
-// started: they would have no effect.
-func (i *Info) Fits(r *specs.LinuxResources) error {
-	if m := r.Memory; m != nil && m.Limit != nil && *m.Limit > i.Memory-guestReserve {
-		return fmt.Errorf("a memory limit of %d MiB: the virtual machine was started with memory for one of %d MiB and cannot grow; start the container anew with that limit: %w",
-			*m.Limit>>20, (i.Memory-guestReserve)>>20, errdefs.ErrInvalidArgument)
-	}
-	if c := r.CPU; c != nil && c.Quota != nil && c.Period != nil && *c.Quota > int64(i.CPUs)*int64(*c.Period) {
-		return fmt.Errorf("%.2f CPUs: the virtual machine was started with %d and cannot get more; start the container anew with that limit: %w",
-			float64(*c.Quota)/float64(*c.Period), i.CPUs, errdefs.ErrInvalidArgument)
-	}
-	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nanoclaw/nanoclaw/hypervisor"
 )
 
 func limited(memory, quota int64, period uint64) *specs.Spec {
@@ -76,26 +78,42 @@ func TestResolvConf(t *testing.T) {
 	}
 }
 
-func TestFits(t *testing.T) {
-	vm := &Info{Memory: 512<<20 + guestReserve, CPUs: 2}
+func TestGrown(t *testing.T) {
+	const first = 512<<20 + guestReserve
+	now := hypervisor.Size{CPUs: 2, Memory: first}
+	most := hypervisor.Size{CPUs: 4, Memory: 4<<30 + 5<<20}
 	limits := func(memory, quota int64) *specs.LinuxResources {
 		period := uint64(100_000)
 		return &specs.LinuxResources{
 			Memory: &specs.LinuxMemory{Limit: &memory}, CPU: &specs.LinuxCPU{Quota: &quota, Period: &period},
 		}
 	}
+	const step = hypervisor.GrowthStep
 	for name, c := range map[string]struct {
 		r    *specs.LinuxResources
-		fits bool
+		want hypervisor.Size // {}: refused
 	}{
-		"nothing":         {&specs.LinuxResources{}, true},
-		"what there is":   {limits(512<<20, 200_000), true},
-		"no limits":       {limits(-1, -1), true},
-		"too much memory": {limits(513<<20, 0), false},
-		"too many CPUs":   {limits(0, 200_001), false},
+		"nothing":               {&specs.LinuxResources{}, now},
+		"what there is":         {limits(512<<20, 200_000), now},
+		"no limits":             {limits(-1, -1), now},
+		"less":                  {limits(1<<20, 1000), now},
+		"a little more memory":  {limits(513<<20, 0), hypervisor.Size{CPUs: 2, Memory: first + step}},
+		"a step":                {limits(512<<20+step, 0), hypervisor.Size{CPUs: 2, Memory: first + step}},
+		"more than a step":      {limits(513<<20+step, 0), hypervisor.Size{CPUs: 2, Memory: first + 2*step}},
+		"more CPUs":             {limits(0, 200_001), hypervisor.Size{CPUs: 3, Memory: first}},
+		"all CPUs":              {limits(0, 400_000), hypervisor.Size{CPUs: 4, Memory: first}},
+		"more CPUs than all":    {limits(0, 400_001), hypervisor.Size{}},
+		"more memory than all":  {limits(4<<30, 0), hypervisor.Size{}},
+		"memory beyond numbers": {limits(math.MaxInt64, 0), hypervisor.Size{}},
 	} {
-		if err := vm.Fits(c.r); (err == nil) != c.fits {
-			t.Errorf("%s: %v", name, err)
+		got, err := grown(now, most, first, c.r)
+		if refused := c.want == (hypervisor.Size{}); (err != nil) != refused || !refused && got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
 		}
+	}
+	// What it has become counts, not what it was.
+	larger := hypervisor.Size{CPUs: 4, Memory: first + 4*step}
+	if got, err := grown(larger, most, first, limits(600<<20, 300_000)); err != nil || got != larger {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

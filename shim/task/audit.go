@@ -116,10 +116,10 @@ func deny(e *audit.Entry, err error) {
 	}
 }
 
-// created records, before there is a VM, that there will be one, and what is
-// mounted into it.
+// created records, before there is a VM, that there will be one, what is mounted
+// into it, and which secrets are used for it.
 func (r *recording) created(ctx context.Context, hv hypervisor.Hypervisor, p *annotations.Policy) error {
-	entries := append(r.mounts, audit.Entry{Event: audit.Lifecycle, Decision: audit.Allow, Object: &audit.Object{
+	entries := append(append(r.mounts, granted(p)...), audit.Entry{Event: audit.Lifecycle, Decision: audit.Allow, Object: &audit.Object{
 		Action: "create", Mode: string(p.Mode), Hypervisor: hv.Name(), Emulated: !hv.Isolates(),
 	}})
 	r.mounts = nil

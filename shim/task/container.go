@@ -46,11 +46,10 @@ type vm interface {
 	Share() *share.Share
 	// NotePolicy writes down a container's policy, for the operator.
 	NotePolicy(id string, p *annotations.Policy) error
-	// Admits returns an error where a container with these rules about the network
-	// cannot be in it.
-	Admits(id string, rules *annotations.Network) error
+	// Admits returns an error where a container of that policy cannot be in it.
+	Admits(id string, p *annotations.Policy) error
 	// Fits returns an error for limits that are above what it has.
-	Fits(r *specs.LinuxResources) error
+	Grow(ctx context.Context, r *specs.LinuxResources) (cpus int, err error)
 	// Join counts the container of that bundle in, Leave one out; the last one
 	// ends the VM.
 	Join(id, bundle string, record func(audit.Entry)) error
@@ -92,6 +91,8 @@ type container struct {
 	command *specs.Process
 	// gated: the guest judges the container's programs.
 	gated bool
+	// intercept is nil where none of its connections is looked into.
+	intercept *interception
 	// unmountRootfs undoes what the shim itself mounted (none under Docker).
 	unmountRootfs func() error
 	began         time.Time
@@ -159,6 +160,14 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	}
 	undo.Add("unmount the root file system", c.unmountRootfs)
 
+	if c.intercept, err = newInterception(cfg, c.policy, root, c.audit.Post); err != nil {
+		return nil, err
+	}
+	// The record has the command as it was asked for.
+	process := *narrowed.Process
+	process.Env = c.intercept.environment(process.Env)
+	narrowed.Process = &process
+
 	gate, err := execGate(c.policy, spec, root)
 	if err != nil {
 		return nil, err
@@ -179,7 +188,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 	leave := func() error { return c.sandbox.Leave(context.WithoutCancel(ctx), id) }
 	if shared != nil {
 		c.sandbox = shared
-		if err := c.sandbox.Admits(id, &c.policy.Network); err != nil {
+		if err := c.sandbox.Admits(id, c.policy); err != nil {
 			return nil, err
 		}
 		if err := c.sandbox.Join(id, bundle, c.audit.Post); err != nil {
@@ -194,7 +203,7 @@ func (s *Service) createContainer(ctx context.Context, cfg config.Config, id, bu
 			Namespace: s.namespace, ID: id, Bundle: bundle,
 			Config: cfg, Hypervisor: hv, Launcher: s.launcher,
 			Spec: narrowed, Policy: c.policy, Agent: c.policy.Agent, Audit: c.audit.Post,
-			Address: s.address,
+			Address: s.address, Intercept: c.intercept.interceptor(),
 		}, addFiles)
 		if err != nil {
 			return nil, err
@@ -276,6 +285,8 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 		Entropy:   entropy,
 		Sandbox:   c.id,
 		Exec:      gate,
+		Refusals:  c.policy.Held().Network.Restricts(),
+		Files:     c.intercept.shared(),
 	})
 	if err != nil {
 		return c.explain(ctx, err)
@@ -453,12 +464,16 @@ func (s *Service) startExec(ctx context.Context, c *container, p *process) (err 
 	if err := c.audit.must(ctx, starting(p.exec, execProcess(p.spec))); err != nil {
 		return err
 	}
+	process, err := c.intercept.process(p.spec)
+	if err != nil {
+		return err
+	}
 	streams, err := stdio.Open(ctx, c.sandbox.Agent(), p.paths, guest.NewStreamID)
 	if err != nil {
 		return err
 	}
 	if _, err := c.sandbox.Agent().RPC().Exec(ctx, &agent.ExecRequest{
-		Container: c.id, Exec: p.exec, Process: p.spec, Stdio: streams.Stdio(),
+		Container: c.id, Exec: p.exec, Process: process, Stdio: streams.Stdio(),
 	}); err != nil {
 		streams.Close()
 		return err

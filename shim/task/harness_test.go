@@ -186,6 +186,10 @@ func (a *fakeAgent) Decisions(ctx context.Context, _ *agent.DecisionsRequest) (*
 	return &agent.DecisionsResponse{}, a.call(ctx, "Decisions")
 }
 
+func (a *fakeAgent) Unreached(ctx context.Context, _ *agent.UnreachedRequest) (*agent.UnreachedResponse, error) {
+	return &agent.UnreachedResponse{}, a.call(ctx, "Unreached")
+}
+
 func (a *fakeAgent) Delete(ctx context.Context, _ *agent.DeleteRequest) (*agent.DeleteResponse, error) {
 	return &agent.DeleteResponse{}, a.call(ctx, "Delete")
 }
@@ -225,12 +229,12 @@ func (v *fakeVM) Wire(ctx context.Context, _ string) (*agent.NetworkState, error
 	return nil, nil
 }
 
-func (v *fakeVM) ID() string                                   { return "first" }
-func (v *fakeVM) HasNetwork(path string) bool                  { return path == v.network }
-func (v *fakeVM) Admits(string, *annotations.Network) error    { return nil }
-func (v *fakeVM) Fits(*specs.LinuxResources) error             { return nil }
-func (v *fakeVM) Share() *share.Share                          { return nil }
-func (v *fakeVM) Join(string, string, func(audit.Entry)) error { return nil }
+func (v *fakeVM) ID() string                                               { return "first" }
+func (v *fakeVM) HasNetwork(path string) bool                              { return path == v.network }
+func (v *fakeVM) Admits(string, *annotations.Policy) error                 { return nil }
+func (v *fakeVM) Grow(context.Context, *specs.LinuxResources) (int, error) { return 0, nil }
+func (v *fakeVM) Share() *share.Share                                      { return nil }
+func (v *fakeVM) Join(string, string, func(audit.Entry)) error             { return nil }
 
 func (v *fakeVM) NotePolicy(string, *annotations.Policy) error { return nil }
 

@@ -46,10 +46,6 @@ func TestCompileWithTheHostsFile(t *testing.T) {
 	}{
 		"an unknown agent": {file, map[string]string{annotations.KeyAgent: "reder"}, "nearest is reader"},
 		"a broken file":    {"agents:\n  - nam: x\n", nil, "policy.yaml:2"},
-		"a secret": {
-			"tools:\n  crm:\n    secrets: [{env: T, source: \"file:/etc/t\", hosts: [x.org]}]\nagents:\n  - name: a\n    tools: [crm]\n",
-			map[string]string{annotations.KeyAgent: "a"}, "secret T",
-		},
 	} {
 		_, err := compiled(t, c.file, c.given)
 		var refusal *annotations.Refusal
@@ -87,7 +83,11 @@ func TestUpdateStaysBelowTheCeiling(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return narrowed(p, func(*specs.LinuxResources) error { return nil }, &anypb.Any{Value: value})
+		r, err := narrowed(p, &anypb.Any{Value: value})
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(r)
 	}
 	if got, err := update(7); err != nil || !strings.Contains(string(got), `"limit":7`) {
 		t.Errorf("%s, %v", got, err)

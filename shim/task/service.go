@@ -15,6 +15,7 @@ package task
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"sync"
@@ -478,11 +479,21 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err != nil {
 		return nil, err
 	}
-	resources, err := narrowed(c.policy, c.sandbox.Fits, r.GetResources())
+	limits, err := narrowed(c.policy, r.GetResources())
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.sandbox.Agent().RPC().Update(ctx, &agent.UpdateRequest{Container: c.id, Resources: resources})
+	resources, err := json.Marshal(limits)
+	if err != nil {
+		return nil, err
+	}
+	cpus, err := c.sandbox.Grow(ctx, limits)
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.sandbox.Agent().RPC().Update(ctx, &agent.UpdateRequest{
+		Container: c.id, Resources: resources, Cpus: uint32(cpus), //nolint:gosec // at most what the guest's kernel is built for
+	})
 	return &emptypb.Empty{}, err
 }
 

@@ -11,10 +11,9 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations"
 )
 
-// narrowed returns the resources of an update, as JSON, within the policy. What
-// is above the host's ceiling is refused, as it is for a new container, and so
-// is what does not fit into the VM.
-func narrowed(p *annotations.Policy, fits func(*specs.LinuxResources) error, resources *anypb.Any) ([]byte, error) {
+// narrowed returns the resources of an update within the policy. What is above
+// the host's ceiling is refused, as it is for a new container.
+func narrowed(p *annotations.Policy, resources *anypb.Any) (*specs.LinuxResources, error) {
 	var r specs.LinuxResources
 	if err := json.Unmarshal(resources.GetValue(), &r); err != nil {
 		return nil, fmt.Errorf("read the new limits: %w: %w", err, errdefs.ErrInvalidArgument)
@@ -23,8 +22,5 @@ func narrowed(p *annotations.Policy, fits func(*specs.LinuxResources) error, res
 		return nil, err
 	}
 	p.NarrowResources(&r)
-	if err := fits(&r); err != nil {
-		return nil, err
-	}
-	return json.Marshal(&r)
+	return &r, nil
 }

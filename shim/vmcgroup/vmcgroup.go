@@ -69,6 +69,21 @@ func New(path string, guestMemory int64) (*Cgroup, error) {
 	return c, nil
 }
 
+// Fit changes the memory limit to that of a guest of guestMemory bytes.
+func (c *Cgroup) Fit(guestMemory int64) error {
+	limit := guestMemory + overhead
+	var err error
+	if c.v2 != nil {
+		err = c.v2.Update(&cgroup2.Resources{Memory: &cgroup2.Memory{Max: &limit}})
+	} else {
+		err = c.v1.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}})
+	}
+	if err != nil {
+		return fmt.Errorf("raise the memory limit of cgroup %s: %w", c.path, err)
+	}
+	return nil
+}
+
 // load opens an existing cgroup.
 func load(path string) (*Cgroup, error) {
 	c := &Cgroup{path: path}

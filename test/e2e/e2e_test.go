@@ -36,6 +36,7 @@ const (
 	envRecord     = "E2E_RECORD"     // this command is to be recorded, although the test did not call it itself
 	envDiffers    = "E2E_DIFFERS"    // why its outcome differs between runtimes
 	envVaries     = "E2E_VARIES"     // why its outcome is another every time
+	envSlow       = "E2E_SLOW"       // by how much everything may take longer
 	envVerify     = "E2E_VERIFY"     // which of nanoclaw verify's checks are broken: names, or all
 )
 
@@ -52,6 +53,7 @@ func TestMain(m *testing.M) {
 		"within":  within,
 		"differs": differs,
 		"varies":  varies,
+		"timeout": timeout,
 	})
 }
 
@@ -119,6 +121,7 @@ func params(enter, runtime, transcript string) testscript.Params {
 			env.Setenv(envIDs, ids)
 			env.Setenv("N", label)
 			env.Setenv("E2E_PATIENCE", os.Getenv("E2E_PATIENCE"))
+			env.Setenv(envSlow, strconv.Itoa(slow()))
 			env.Setenv("KILLS", often("E2E_KILLS", "2"))
 			env.Setenv("FILES", often("E2E_FILES", "2000"))
 			env.Setenv("NANOCLAW_ENGINE", os.Getenv("NANOCLAW_ENGINE"))

@@ -23,7 +23,7 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 	run := func(n int) error {
 		want := fmt.Sprintf("run %d\n", n)
-		out, err := exec.Command("timeout", "120", enter, "docker", "run", "--rm", "--runtime", "nanoclaw", "-v", "/vol", "busybox", "echo", "run", strconv.Itoa(n)).CombinedOutput()
+		out, err := exec.Command("timeout", strconv.Itoa(120*slow()), enter, "docker", "run", "--rm", "--runtime", "nanoclaw", "-v", "/vol", "busybox", "echo", "run", strconv.Itoa(n)).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("run %d: %w: %q", n, err, out)
 		}

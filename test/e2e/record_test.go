@@ -23,7 +23,7 @@ func hung() time.Duration {
 	if d, err := time.ParseDuration(os.Getenv("E2E_PATIENCE")); err == nil {
 		return d
 	}
-	return 3 * time.Minute
+	return time.Duration(slow()) * 3 * time.Minute
 }
 
 // recorded reports whether the outcome of this command is to be compared: the

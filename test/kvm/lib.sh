@@ -47,15 +47,17 @@ stop_machine() {
 	rm -rf "$run"
 }
 
-# put_cloud_hypervisor puts Cloud Hypervisor into the machine; where this machine has none it says so and fails.
+# cloud_hypervisor prints the path of this machine's Cloud Hypervisor; where there is none it says so and fails.
+cloud_hypervisor() {
+	command -v "${CLOUD_HYPERVISOR:-cloud-hypervisor}" && return
+	echo "--- SKIP: cloud-hypervisor: ${CLOUD_HYPERVISOR:-none on PATH}; name one with CLOUD_HYPERVISOR=PATH: version 52 or later," \
+		"from a distribution, from the releases of cloud-hypervisor.org, or built from its source"
+	return 1
+}
+
+# put_cloud_hypervisor FILE puts that Cloud Hypervisor into the machine.
 put_cloud_hypervisor() {
-	local binary
-	if ! binary=$(command -v "${CLOUD_HYPERVISOR:-cloud-hypervisor}"); then
-		echo "--- SKIP: cloud-hypervisor: ${CLOUD_HYPERVISOR:-none on PATH}; name one with CLOUD_HYPERVISOR=PATH: version 52 or later," \
-			"from a distribution, from the releases of cloud-hypervisor.org, or built from its source"
-		return 1
-	fi
-	"$here/enter" sh -c 'cat >/usr/local/bin/cloud-hypervisor && chmod 755 /usr/local/bin/cloud-hypervisor' <"$binary"
+	"$here/enter" sh -c 'cat >/usr/local/bin/cloud-hypervisor && chmod 755 /usr/local/bin/cloud-hypervisor' <"$1"
 }
 
 # prune_disks removes old disks, but those that a machine uses.

@@ -21,6 +21,7 @@ type AgentService interface {
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	Network(context.Context, *NetworkRequest) (*NetworkResponse, error)
 	Decisions(context.Context, *DecisionsRequest) (*DecisionsResponse, error)
+	Unreached(context.Context, *UnreachedRequest) (*UnreachedResponse, error)
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
@@ -118,6 +119,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Decisions(ctx, &req)
+			},
+			"Unreached": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UnreachedRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Unreached(ctx, &req)
 			},
 			"Delete": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req DeleteRequest
@@ -246,6 +254,14 @@ func (c *agentClient) Network(ctx context.Context, req *NetworkRequest) (*Networ
 func (c *agentClient) Decisions(ctx context.Context, req *DecisionsRequest) (*DecisionsResponse, error) {
 	var resp DecisionsResponse
 	if err := c.client.Call(ctx, "nanoclaw.agent.v1.Agent", "Decisions", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Unreached(ctx context.Context, req *UnreachedRequest) (*UnreachedResponse, error) {
+	var resp UnreachedResponse
+	if err := c.client.Call(ctx, "nanoclaw.agent.v1.Agent", "Unreached", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

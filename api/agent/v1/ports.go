@@ -24,11 +24,19 @@ const (
 	// MaxSpecBytes bounds an OCI spec or process document.
 	MaxSpecBytes = 2 << 20
 
+	// MaxFiles is how many files of the host's a container sees in /dev/nanoclaw,
+	// MaxFileBytes how long each is.
+	MaxFiles     = 16
+	MaxFileBytes = 512 << 10
+
 	// MaxStreamID is the length of the longest stream id.
 	MaxStreamID = 64
 
 	// MaxContainerID is the length of the longest container or exec id.
 	MaxContainerID = 128
+
+	// MaxUnreached is how many endpoints that were not reached are told at once.
+	MaxUnreached = 64
 
 	// MaxProcesses is how many processes are listed at most, MaxCommand how many
 	// bytes of the command line of each.

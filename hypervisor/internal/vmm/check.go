@@ -45,6 +45,10 @@ func Check(c hypervisor.Config, cmdline string) error {
 		return fmt.Errorf("%d CPUs", c.CPUs)
 	case c.Memory < pageSize || c.Memory%pageSize != 0:
 		return fmt.Errorf("%d bytes of memory are not a multiple of 2 MiB", c.Memory)
+	case c.MaxCPUs != 0 && c.MaxCPUs < c.CPUs:
+		return fmt.Errorf("at most %d CPUs, and %d to begin with", c.MaxCPUs, c.CPUs)
+	case c.MaxMemory != 0 && c.MaxMemory < c.Memory:
+		return fmt.Errorf("at most %d bytes of memory, and %d to begin with", c.MaxMemory, c.Memory)
 	case c.CID < minCID:
 		return fmt.Errorf("vsock context id %d is reserved", c.CID)
 	case c.FSSocket != "" && !validTag.MatchString(c.FSTag):

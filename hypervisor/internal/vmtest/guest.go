@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -114,6 +115,10 @@ func obey(command []string, host io.Writer) error {
 		}
 		fmt.Println("END OF FLOOD")
 		answer = "flooded"
+	case "memory":
+		answer, err = guestMemory()
+	case "online":
+		answer, err = guestOnline()
 	case "ticks":
 		answer = strconv.FormatInt(ticks.Load(), 10)
 	default:
@@ -124,6 +129,35 @@ func obey(command []string, host io.Writer) error {
 	}
 	_, err = fmt.Fprintln(host, answer)
 	return err
+}
+
+// guestMemory returns how much memory there is, in KiB.
+func guestMemory() (string, error) {
+	all, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(all)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "MemTotal:" {
+			return f[1], nil
+		}
+	}
+	return "", errors.New("no MemTotal in /proc/meminfo")
+}
+
+// guestOnline brings all CPUs online, and returns their number. The first has no
+// switch.
+func guestOnline() (string, error) {
+	all, err := filepath.Glob("/sys/devices/system/cpu/cpu[1-9]*/online")
+	if err != nil {
+		return "", err
+	}
+	for _, file := range all {
+		if err := os.WriteFile(file, []byte("1"), 0); err != nil {
+			return "", err
+		}
+	}
+	return strconv.Itoa(len(all) + 1), nil
 }
 
 // guestNet gives the first NIC an address and sends a greeting over TCP.

@@ -44,6 +44,7 @@ func Suite(t *testing.T, d Driver) {
 		{"a stopped VMM is not waited for", stoppedVMM},
 		{"console is bounded", consoleIsBounded},
 		{"two CPUs", twoCPUs},
+		{"grow", grow},
 		{"two VMs at once", twoAtOnce},
 		{"share", share},
 		{"NICs come and go", nics},
@@ -212,7 +213,13 @@ func vsockCarries(t *testing.T, d Driver) {
 
 func (v *VM) ticks() int {
 	v.t.Helper()
-	n, err := strconv.Atoi(v.Ask("ticks"))
+	return v.number("ticks")
+}
+
+// number is the guest's answer to a command.
+func (v *VM) number(command string) int {
+	v.t.Helper()
+	n, err := strconv.Atoi(v.Ask(command))
 	if err != nil {
 		v.t.Fatal(err)
 	}
@@ -299,6 +306,49 @@ func twoCPUs(t *testing.T, d Driver) {
 	v := Boot(t, d, func(c *hypervisor.Config) { c.CPUs = 2 })
 	if got := v.Ask("cpus"); got != "2" {
 		t.Errorf("the guest has %s CPUs", got)
+	}
+	v.Tell("poweroff")
+	v.Ended(hypervisor.CauseGuest)
+}
+
+func grow(t *testing.T, d Driver) {
+	var c hypervisor.Config
+	v := Boot(t, d, func(b *hypervisor.Config) {
+		b.MaxCPUs, b.MaxMemory = b.CPUs, b.Memory+3*hypervisor.GrowthStep
+		if d.Isolates() {
+			// One that is plugged into an emulated machine was not seen to arrive.
+			b.MaxCPUs++
+		}
+		c = *b
+	})
+	before := v.number("memory")
+	if got := v.number("online"); got != c.CPUs {
+		t.Fatalf("the guest has %d CPUs, not %d", got, c.CPUs)
+	}
+	room := c.Memory + c.Growth()
+	for _, to := range []hypervisor.Size{
+		{CPUs: c.CPUs, Memory: room + hypervisor.GrowthStep},
+		{CPUs: c.MaxCPUs + 1, Memory: c.Memory},
+		{CPUs: c.CPUs, Memory: c.Memory - hypervisor.GrowthStep},
+		{CPUs: c.CPUs, Memory: c.Memory + hypervisor.GrowthStep/2},
+	} {
+		if err := v.Grow(Deadline(t), to); err == nil {
+			t.Errorf("a VM of %d CPUs and %d MiB has become one of %+v", c.CPUs, c.Memory>>20, to)
+		}
+	}
+	for _, to := range []hypervisor.Size{
+		{CPUs: c.CPUs, Memory: c.Memory + hypervisor.GrowthStep}, {CPUs: c.MaxCPUs, Memory: room}, {CPUs: c.MaxCPUs, Memory: room},
+	} {
+		if err := v.Grow(Deadline(t), to); err != nil {
+			t.Fatal(err)
+		}
+		// Of memory that is plugged in, the kernel takes a little to keep account of it.
+		more := int((to.Memory-c.Memory)>>10) * 9 / 10
+		for began := time.Now(); v.number("memory") < before+more || v.number("online") != to.CPUs; time.Sleep(tick) {
+			if time.Since(began) > patience {
+				t.Fatalf("of %+v the guest has %d CPUs and %d KiB, %d before", to, v.number("online"), v.number("memory"), before)
+			}
+		}
 	}
 	v.Tell("poweroff")
 	v.Ended(hypervisor.CauseGuest)

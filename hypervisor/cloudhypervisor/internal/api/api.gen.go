@@ -44,6 +44,21 @@ func (e DiskImageType) Valid() bool {
 	}
 }
 
+// Defines values for MemoryHotplugMethod.
+const (
+	VirtioMem MemoryHotplugMethod = "VirtioMem"
+)
+
+// Valid indicates whether the value is a known member of the MemoryHotplugMethod enum.
+func (e MemoryHotplugMethod) Valid() bool {
+	switch e {
+	case VirtioMem:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SerialMode.
 const (
 	Off SerialMode = "Off"
@@ -111,9 +126,14 @@ type Info struct {
 
 // Memory defines model for Memory.
 type Memory struct {
-	Shared bool  `json:"shared"`
-	Size   int64 `json:"size"`
+	HotplugMethod *MemoryHotplugMethod `json:"hotplug_method,omitempty"`
+	HotplugSize   *int64               `json:"hotplug_size,omitempty"`
+	Shared        bool                 `json:"shared"`
+	Size          int64                `json:"size"`
 }
+
+// MemoryHotplugMethod defines model for Memory.HotplugMethod.
+type MemoryHotplugMethod string
 
 // Messages defines model for Messages.
 type Messages = []string
@@ -157,6 +177,12 @@ type Removal struct {
 	Id ID `json:"id"`
 }
 
+// Resize defines model for Resize.
+type Resize struct {
+	DesiredRam   *int64 `json:"desired_ram,omitempty"`
+	DesiredVcpus *int   `json:"desired_vcpus,omitempty"`
+}
+
 // Serial defines model for Serial.
 type Serial struct {
 	Mode SerialMode `json:"mode"`
@@ -196,6 +222,9 @@ type CreateJSONRequestBody = VM
 
 // RemoveDeviceJSONRequestBody defines body for RemoveDevice for application/json ContentType.
 type RemoveDeviceJSONRequestBody = Removal
+
+// ResizeJSONRequestBody defines body for Resize for application/json ContentType.
+type ResizeJSONRequestBody = Resize
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -327,6 +356,20 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /vm.remove-device (the `RemoveDevice` operationId).
 	RemoveDevice(ctx context.Context, body RemoveDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResizeWithBody Give a running VM more CPUs or memory, up to what its configuration has room for.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /vm.resize (the `Resize` operationId).
+	ResizeWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// Resize Give a running VM more CPUs or memory, up to what its configuration has room for.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /vm.resize (the `Resize` operationId).
+	Resize(ctx context.Context, body ResizeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// Resume Start the virtual CPUs of a paused VM again.
 	//
@@ -481,6 +524,40 @@ func (c *Client) RemoveDeviceWithBody(ctx context.Context, contentType string, b
 // Corresponds with PUT /vm.remove-device (the `RemoveDevice` operationId).
 func (c *Client) RemoveDevice(ctx context.Context, body RemoveDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRemoveDeviceRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResizeWithBody Give a running VM more CPUs or memory, up to what its configuration has room for.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /vm.resize (the `Resize` operationId).
+func (c *Client) ResizeWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResizeRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// Resize Give a running VM more CPUs or memory, up to what its configuration has room for.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /vm.resize (the `Resize` operationId).
+func (c *Client) Resize(ctx context.Context, body ResizeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResizeRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -737,6 +814,46 @@ func NewRemoveDeviceRequestWithBody(server string, contentType string, body io.R
 	return req, nil
 }
 
+// NewResizeRequest calls the generic Resize builder with application/json body
+func NewResizeRequest(server string, body ResizeJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewResizeRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewResizeRequestWithBody constructs an http.Request for the Resize method, with any body, and a specified content type
+func NewResizeRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/vm.resize")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewResumeRequest constructs an http.Request for the Resume method
 func NewResumeRequest(server string) (*http.Request, error) {
 	var err error
@@ -924,6 +1041,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /vm.remove-device (the `RemoveDevice` operationId).
 	RemoveDeviceWithResponse(ctx context.Context, body RemoveDeviceJSONRequestBody, reqEditors ...RequestEditorFn) (*RemoveDeviceResponse, error)
+
+	// ResizeWithBodyWithResponse Give a running VM more CPUs or memory, up to what its configuration has room for.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /vm.resize (the `Resize` operationId).
+	ResizeWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResizeResponse, error)
+
+	// ResizeWithResponse Give a running VM more CPUs or memory, up to what its configuration has room for.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /vm.resize (the `Resize` operationId).
+	ResizeWithResponse(ctx context.Context, body ResizeJSONRequestBody, reqEditors ...RequestEditorFn) (*ResizeResponse, error)
 
 	// ResumeWithResponse Start the virtual CPUs of a paused VM again.
 	//
@@ -1207,6 +1338,47 @@ func (r RemoveDeviceResponse) ContentType() string {
 	return ""
 }
 
+type ResizeResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Failure
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r ResizeResponse) GetJSONDefault() *Failure {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ResizeResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResizeResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResizeResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResizeResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ResumeResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -1454,6 +1626,32 @@ func (c *ClientWithResponses) RemoveDeviceWithResponse(ctx context.Context, body
 	return ParseRemoveDeviceResponse(rsp)
 }
 
+// ResizeWithBodyWithResponse Give a running VM more CPUs or memory, up to what its configuration has room for.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /vm.resize (the `Resize` operationId).
+func (c *ClientWithResponses) ResizeWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ResizeResponse, error) {
+	rsp, err := c.ResizeWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResizeResponse(rsp)
+}
+
+// ResizeWithResponse Give a running VM more CPUs or memory, up to what its configuration has room for.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /vm.resize (the `Resize` operationId).
+func (c *ClientWithResponses) ResizeWithResponse(ctx context.Context, body ResizeJSONRequestBody, reqEditors ...RequestEditorFn) (*ResizeResponse, error) {
+	rsp, err := c.Resize(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResizeResponse(rsp)
+}
+
 // ResumeWithResponse Start the virtual CPUs of a paused VM again.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -1658,6 +1856,35 @@ func ParseRemoveDeviceResponse(rsp *http.Response) (*RemoveDeviceResponse, error
 	}
 
 	response := &RemoveDeviceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Failure
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseResizeResponse parses an HTTP response from a ResizeWithResponse call
+func ParseResizeResponse(rsp *http.Response) (*ResizeResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResizeResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}

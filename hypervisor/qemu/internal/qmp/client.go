@@ -85,10 +85,27 @@ func (c *Client) Done() <-chan struct{} { return c.done }
 // Execute runs a command and waits for its answer. args is marshalled as JSON;
 // nil sends none. The files ride on the command and stay the caller's.
 func (c *Client) Execute(ctx context.Context, command string, args any, files ...*os.File) error {
+	_, err := c.ask(ctx, command, args, files)
+	return err
+}
+
+// Query runs a command without arguments and decodes its answer into v.
+func (c *Client) Query(ctx context.Context, command string, v any) error {
+	answer, err := c.ask(ctx, command, nil, nil)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(answer, v); err != nil {
+		return fmt.Errorf("decode qemu's answer to %s: %w", command, err)
+	}
+	return nil
+}
+
+func (c *Client) ask(ctx context.Context, command string, args any, files []*os.File) (json.RawMessage, error) {
 	answer := make(chan message, 1)
 	id, err := c.register(answer)
 	if err != nil {
-		return fmt.Errorf("%s: %w", command, err)
+		return nil, fmt.Errorf("%s: %w", command, err)
 	}
 	defer c.forget(id)
 	line, err := json.Marshal(struct {
@@ -97,16 +114,16 @@ func (c *Client) Execute(ctx context.Context, command string, args any, files ..
 		ID        uint64 `json:"id"`
 	}{command, args, id})
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", command, err)
+		return nil, fmt.Errorf("encode %s: %w", command, err)
 	}
 	if err := c.write(ctx, append(line, '\n'), files); err != nil {
-		return fmt.Errorf("send %s to qemu: %w", command, err)
+		return nil, fmt.Errorf("send %s to qemu: %w", command, err)
 	}
 	select {
 	case m := <-answer:
 		return result(command, m)
 	case <-ctx.Done():
-		return fmt.Errorf("wait for qemu to answer %s: %w", command, ctx.Err())
+		return nil, fmt.Errorf("wait for qemu to answer %s: %w", command, ctx.Err())
 	case <-c.done:
 	}
 	// The answer may have come just before the end.
@@ -114,15 +131,15 @@ func (c *Client) Execute(ctx context.Context, command string, args any, files ..
 	case m := <-answer:
 		return result(command, m)
 	default:
-		return fmt.Errorf("wait for qemu to answer %s: %w", command, c.err)
+		return nil, fmt.Errorf("wait for qemu to answer %s: %w", command, c.err)
 	}
 }
 
-func result(command string, m message) error {
+func result(command string, m message) (json.RawMessage, error) {
 	if m.Error == nil {
-		return nil
+		return m.Return, nil
 	}
-	return &Error{Command: command, Class: m.Error.Class, Desc: m.Error.Desc}
+	return nil, &Error{Command: command, Class: m.Error.Class, Desc: m.Error.Desc}
 }
 
 func (c *Client) register(answer chan message) (uint64, error) {
