@@ -21,14 +21,11 @@ func init() {
 	add(Any, "where there is nothing left of something, a denied program still does not run", tries)
 
 	role("eat-memory", func([]string) error {
-		var all [][]byte
 		for {
-			b, err := unix.Mmap(-1, 0, 4<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+			_, err := unix.Mmap(-1, 0, 4<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 			if err != nil {
 				time.Sleep(time.Millisecond)
-				continue
 			}
-			all = append(all, b)
 		}
 	})
 	role("flood", func([]string) error {
@@ -73,13 +70,13 @@ func eatMemory() (stop func()) {
 		defer close(done)
 		for {
 			cmd := exec.Command(Self, "eat-memory")
-			ended := make(chan error, 1)
+			ended := make(chan struct{})
 			if err := cmd.Start(); err != nil {
-				ended <- err
+				close(ended)
 			} else {
 				// The kernel ends these, and not who tries.
 				_ = os.WriteFile("/proc/"+itoa(cmd.Process.Pid)+"/oom_score_adj", []byte("1000"), 0)
-				go func() { ended <- cmd.Wait() }()
+				go func() { _ = cmd.Wait(); close(ended) }()
 			}
 			select {
 			case <-ended:
