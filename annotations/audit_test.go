@@ -97,7 +97,7 @@ func TestAuditIsTurnedBackByTheAnnotation(t *testing.T) {
 }
 
 func TestMountsInAudit(t *testing.T) {
-	p := auditPolicy(t, nil).OnHost(func(name string) string { return "/disk" + name })
+	p := auditPolicy(t, nil).OnHost(func(name string) string { return "/disk" + name }, func(string, string) []string { return nil })
 	for _, test := range []struct {
 		source, destination string
 		readonly            bool

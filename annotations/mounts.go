@@ -197,7 +197,7 @@ func (p *Policy) checkPlaces(m Mount, s Source, prefix string) error {
 		if place == nil {
 			continue
 		}
-		if p.isVolume(name) {
+		if p.isContent(name, m.ReadOnly) {
 			continue
 		}
 		why := prefix + "its source is " + quote(name)
@@ -208,9 +208,9 @@ func (p *Policy) checkPlaces(m Mount, s Source, prefix string) error {
 		}
 		return p.refusePlace(m, place, why+", "+relation(name, place))
 	}
-	if p.isVolume(s.Path) && !slices.ContainsFunc(s.Aliases, func(a string) bool { return !p.inEngine(a) }) {
-		// What a volume holds was put there by containers: a home folder kept in
-		// one is nobody's on the host.
+	if p.isContent(s.Path, m.ReadOnly) && !slices.ContainsFunc(s.Aliases, func(a string) bool { return !p.inEngine(a) }) {
+		// What a volume holds was put there by containers, what an image holds by
+		// its maker: a home folder kept in one is nobody's on the host.
 		return nil
 	}
 	for _, name := range s.Contains {

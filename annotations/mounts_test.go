@@ -151,7 +151,13 @@ func TestOnHost(t *testing.T) {
 	links := map[string]string{"/var/lib/docker": "/big/docker", "/boot": "/efi/boot", "/run": "/run"}
 	p := mustCompile(t, dockerSpec())
 	before := p.Digest()
-	q := p.OnHost(func(name string) string { return links[name] })
+	image := "/big/docker/overlay2/own/merged"
+	q := p.OnHost(func(name string) string { return links[name] }, func(engine, container string) []string {
+		if engine == "/big/docker" && container == testID {
+			return []string{image}
+		}
+		return nil
+	})
 	if p.Digest() != before {
 		t.Error("the policy was changed")
 	}
@@ -166,6 +172,19 @@ func TestOnHost(t *testing.T) {
 		if err := q.CheckMount(m); err != nil {
 			t.Error(err)
 		}
+	}
+	part := Source{Asked: "/tmp/safe-mount1", Path: "/big/docker/tmp/safe-mount1", Aliases: []string{image + "/sub"}, Kind: KindDir, Holds: []string{".ssh"}}
+	for _, s := range []Source{dir(image), part} {
+		if err := q.CheckMount(Mount{Destination: "/image", ReadOnly: true, Source: s}); err != nil {
+			t.Error(err)
+		}
+		refusal(t, q.CheckMount(Mount{Destination: "/image", Source: s}), "engine")
+	}
+	other := Mount{Destination: "/image", ReadOnly: true, Source: dir("/big/docker/overlay2/other/merged")}
+	refusal(t, q.CheckMount(other), "engine")
+	q.Mounts.Images = append(q.Mounts.Images, "/big/docker/overlay2")
+	if err := q.CheckMount(other); err != nil {
+		t.Errorf("only the check of whose image it is keeps another container's root out: %v", err)
 	}
 	if !q.EngineShm("/big/docker/containers/"+testID+"/mounts/shm") || q.EngineShm("/big/docker/containers/other/mounts/shm") {
 		t.Error("the engine's shared memory is not told from others")

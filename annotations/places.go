@@ -104,7 +104,9 @@ func HomeParent(resolved string) bool {
 // OnHost returns the policy with the refused places named also as they are on
 // this host: /var/run may be a link to /run, /var/lib/docker one to another
 // disk. canonical resolves a path; for one that does not exist it returns "".
-func (p *Policy) OnHost(canonical func(string) string) *Policy {
+// images returns where the engine with that data folder mounted images for a
+// container.
+func (p *Policy) OnHost(canonical func(string) string, images func(engine, container string) []string) *Policy {
 	q := *p
 	q.Mounts.Refuse = slices.Clone(p.Mounts.Refuse)
 	for _, place := range p.Mounts.Refuse {
@@ -138,8 +140,12 @@ func (p *Policy) OnHost(canonical func(string) string) *Policy {
 			q.Mounts.Engine = append(q.Mounts.Engine, real)
 		}
 	}
+	q.Mounts.Images = nil
+	for _, folder := range q.engine() {
+		q.Mounts.Images = append(q.Mounts.Images, images(folder, p.Container)...)
+	}
 	if p.Firm != nil {
-		q.Firm = p.Firm.OnHost(canonical)
+		q.Firm = p.Firm.OnHost(canonical, images)
 	}
 	return &q
 }
@@ -225,6 +231,13 @@ func (p *Policy) isVolume(name string) bool {
 		}
 	}
 	return false
+}
+
+// isContent reports whether the engine keeps name for containers to mount: a
+// volume, or an image that it mounted for this container and that is asked for
+// as Docker asks for it, read-only. Next to it lie the roots of other containers.
+func (p *Policy) isContent(name string, readonly bool) bool {
+	return p.isVolume(name) || readonly && slices.ContainsFunc(p.Mounts.Images, func(image string) bool { return below(name, image) })
 }
 
 // below reports whether name is dir or lies below it. Both are clean.

@@ -97,6 +97,9 @@ type Mounts struct {
 	Refuse []Place `json:"refuse"`
 	// Engine are the engine's data folders, as the spec shows them.
 	Engine []string `json:"engine,omitempty"`
+	// Images are the folders at which the engine mounted images for this
+	// container; known on the host only.
+	Images []string `json:"-"`
 	// Sources are closed lists of host folders: what is mounted must lie in one
 	// of each. Volumes need not.
 	Sources []SourceList `json:"sources,omitempty"`

@@ -41,11 +41,11 @@ func (p *Policy) mountedReadOnly(m Mount) bool { return m.ReadOnly || p.ReadOnly
 
 // checkSource judges what a source resolved to by the closed lists of host
 // folders and by the folders of tools. Every name of the source counts: one
-// that leads out of what is given is one too many. A volume is the engine's own
-// and in no list, unless it is in truth another folder.
+// that leads out of what is given is one too many. A volume or an image is the
+// engine's own and in no list, unless it is in truth another folder.
 func (p *Policy) checkSource(m Mount, s Source, prefix string) error {
 	for _, name := range append([]string{s.Path}, s.Aliases...) {
-		if p.isVolume(name) {
+		if p.isContent(name, m.ReadOnly) {
 			continue
 		}
 		for _, list := range p.Mounts.Sources {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/nanoclaw/nanoclaw/shim/audit"
 )
@@ -66,6 +67,11 @@ func (r *run) checkCrashes(ctx context.Context) error {
 			return nil
 		}, "guest-panicked"},
 		{"its init", first, func(ctx context.Context) error {
+			if r.brk == Crash {
+				if err := r.printed(ctx, first, r.canary); err != nil {
+					return err
+				}
+			}
 			_, err := r.must(ctx, "kill", "--signal", "KILL", first.name)
 			return err
 		}, ""},
@@ -76,6 +82,19 @@ func (r *run) checkCrashes(ctx context.Context) error {
 	}
 	wg.Wait()
 	return nil
+}
+
+// printed waits until a container has printed a token.
+func (r *run) printed(ctx context.Context, c *container, t token) error {
+	for limit := time.Now().Add(engineStart); ; time.Sleep(100 * time.Millisecond) {
+		logs, err := r.attempt(ctx, "logs", c.name)
+		if err != nil || has(logs, t) {
+			return err
+		}
+		if time.Now().After(limit) {
+			return fmt.Errorf("it has not printed %s within %s", describe(t), engineStart)
+		}
+	}
 }
 
 // crash makes one crash and looks at all that shows.

@@ -47,6 +47,8 @@ type Sandbox struct {
 	// cards holds the index within the sandbox of every card moved there, by
 	// the address that it was built with.
 	cards map[mac]int
+	// settings are those that were applied to a card.
+	settings map[mac]map[string]string
 	// routes are those that were applied.
 	routes []appliedRoute
 	dns    *sockets
@@ -59,7 +61,7 @@ type appliedRoute struct {
 
 // New makes the namespace, with its loopback up, and mounts it on path.
 func New(path string, resolver Resolver) (_ *Sandbox, err error) {
-	s := &Sandbox{path: path, resolver: resolver, cards: make(map[mac]int), outsideNS: netns.None(), insideNS: netns.None()}
+	s := &Sandbox{path: path, resolver: resolver, cards: make(map[mac]int), settings: make(map[mac]map[string]string), outsideNS: netns.None(), insideNS: netns.None()}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -188,7 +190,7 @@ func (s *Sandbox) applyLinksLocked(ctx context.Context, w wanted) error {
 		if err := s.renameLocked(l, l.name); err != nil {
 			return fmt.Errorf("network: interface %s: %w", l.name, err)
 		}
-		if err := s.configureLocked(l); err != nil {
+		if err := s.configureLocked(ctx, l); err != nil {
 			return fmt.Errorf("network: interface %s: %w", l.name, err)
 		}
 	}
@@ -294,6 +296,8 @@ func (s *Sandbox) moveLocked(l netlink.Link, device mac) error {
 		return err
 	}
 	s.cards[device] = moved.Attrs().Index
+	// In a namespace that is new to it, a card begins with the defaults.
+	delete(s.settings, device)
 	return nil
 }
 
@@ -315,7 +319,7 @@ func (s *Sandbox) renameLocked(l link, name string) error {
 	return nil
 }
 
-func (s *Sandbox) configureLocked(l link) error {
+func (s *Sandbox) configureLocked(ctx context.Context, l link) error {
 	card, err := s.inside.LinkByIndex(s.cards[l.device])
 	if err != nil {
 		return err
@@ -334,6 +338,9 @@ func (s *Sandbox) configureLocked(l link) error {
 		}
 	}
 	if err := s.switchIPv6(l); err != nil {
+		return err
+	}
+	if err := s.applySettings(ctx, l); err != nil {
 		return err
 	}
 	if err := s.applyAddresses(card, l); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -218,6 +219,39 @@ func TestEverythingByTheGateway(t *testing.T) {
 	}
 }
 
+func TestSettings(t *testing.T) {
+	s := newSandbox(t)
+	plug(t, macA)
+	with := func(settings map[string]string) {
+		t.Helper()
+		eth0 := iface("eth0", macA, macC, "172.17.0.2/16")
+		eth0.Settings = settings
+		apply(t, s, &agent.NetworkState{Interfaces: []*agent.Interface{eth0}})
+	}
+	shows := func(key, want string) {
+		t.Helper()
+		err := s.do(func() error {
+			got, err := os.ReadFile(settingFile(key, "eth0"))
+			if err == nil && string(got) != want+"\n" {
+				t.Errorf("%s is %q, not %s", key, got, want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	with(map[string]string{"ipv4/conf/log_martians": "1", "ipv6/conf/accept_ra": "2", "ipv4/conf/of_another_kernel": "1"})
+	shows("ipv4/conf/log_martians", "1")
+	shows("ipv6/conf/accept_ra", "2")
+	with(map[string]string{"ipv4/conf/log_martians": "1", "ipv4/conf/rp_filter": "2"})
+	shows("ipv4/conf/log_martians", "1")
+	shows("ipv6/conf/accept_ra", "1")
+	shows("ipv4/conf/rp_filter", "2")
+	with(nil)
+	shows("ipv4/conf/log_martians", "0")
+}
+
 func TestIPv6IsOffWithoutAnAddress(t *testing.T) {
 	s := newSandbox(t)
 	plug(t, macA)
@@ -356,13 +390,22 @@ func TestCheckRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*agent.NetworkState){
-		"path as name":       func(s *agent.NetworkState) { s.Interfaces[0].Name = "../../x" },
-		"loopback":           func(s *agent.NetworkState) { s.Interfaces[0].Name = "lo" },
-		"long name":          func(s *agent.NetworkState) { s.Interfaces[0].Name = strings.Repeat("x", 16) },
-		"short MAC":          func(s *agent.NetworkState) { s.Interfaces[0].Mac = []byte{1} },
-		"multicast MAC":      func(s *agent.NetworkState) { s.Interfaces[0].Mac = []byte{1, 0, 0, 0, 0, 1} },
-		"no device":          func(s *agent.NetworkState) { s.Interfaces[0].DeviceMac = nil },
-		"MTU":                func(s *agent.NetworkState) { s.Interfaces[0].Mtu = 1 << 30 },
+		"path as name":  func(s *agent.NetworkState) { s.Interfaces[0].Name = "../../x" },
+		"loopback":      func(s *agent.NetworkState) { s.Interfaces[0].Name = "lo" },
+		"long name":     func(s *agent.NetworkState) { s.Interfaces[0].Name = strings.Repeat("x", 16) },
+		"short MAC":     func(s *agent.NetworkState) { s.Interfaces[0].Mac = []byte{1} },
+		"multicast MAC": func(s *agent.NetworkState) { s.Interfaces[0].Mac = []byte{1, 0, 0, 0, 0, 1} },
+		"no device":     func(s *agent.NetworkState) { s.Interfaces[0].DeviceMac = nil },
+		"MTU":           func(s *agent.NetworkState) { s.Interfaces[0].Mtu = 1 << 30 },
+		"setting's path": func(s *agent.NetworkState) {
+			s.Interfaces[0].Settings = map[string]string{"ipv4/conf/../../../kernel/core_pattern": "1"}
+		},
+		"setting's table": func(s *agent.NetworkState) {
+			s.Interfaces[0].Settings = map[string]string{"ipv4/route/flush": "1"}
+		},
+		"setting's value": func(s *agent.NetworkState) {
+			s.Interfaces[0].Settings = map[string]string{"ipv4/conf/log_martians": "1\n"}
+		},
 		"address":            func(s *agent.NetworkState) { s.Interfaces[0].Addresses = []string{"10.0.0.2"} },
 		"multicast address":  func(s *agent.NetworkState) { s.Interfaces[0].Addresses = []string{"224.0.0.1/24"} },
 		"twice":              func(s *agent.NetworkState) { s.Interfaces = append(s.Interfaces, s.Interfaces[0]) },
@@ -417,11 +460,11 @@ func TestRoutesAreOrdered(t *testing.T) {
 }
 
 func FuzzCheck(f *testing.F) {
-	f.Add("eth0", macA[:], "10.0.0.2/24", "10.0.0.0/8", "10.0.0.1", uint32(0), false)
-	f.Add("eth0", macA[:], "fd00::2/64", "", "fe80::1", uint32(253), true)
-	f.Fuzz(func(t *testing.T, name string, hw []byte, address, destination, gateway string, scope uint32, six bool) {
+	f.Add("eth0", macA[:], "10.0.0.2/24", "10.0.0.0/8", "10.0.0.1", uint32(0), false, "ipv4/conf/log_martians")
+	f.Add("eth0", macA[:], "fd00::2/64", "", "fe80::1", uint32(253), true, "ipv4/../x")
+	f.Fuzz(func(t *testing.T, name string, hw []byte, address, destination, gateway string, scope uint32, six bool, setting string) {
 		w, err := check(&agent.NetworkState{
-			Interfaces: []*agent.Interface{{Name: name, Mac: hw, DeviceMac: hw, Addresses: []string{address}}},
+			Interfaces: []*agent.Interface{{Name: name, Mac: hw, DeviceMac: hw, Addresses: []string{address}, Settings: map[string]string{setting: "1"}}},
 			Routes:     []*agent.Route{{Interface: name, Destination: destination, Gateway: gateway, Scope: scope, Ipv6: six}},
 		})
 		if err != nil {
@@ -429,6 +472,9 @@ func FuzzCheck(f *testing.F) {
 		}
 		if strings.ContainsAny(name, "/ ") || len(name) > 15 {
 			t.Errorf("accepted name %q", name)
+		}
+		if file := settingFile(setting, name); file != filepath.Clean(file) || strings.Count(file, "/") != 7 {
+			t.Errorf("accepted setting %q", setting)
 		}
 		for _, r := range w.routes {
 			r.netlink(1)

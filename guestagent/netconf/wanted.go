@@ -40,6 +40,7 @@ type link struct {
 	addresses   []netip.Prefix
 	// routeless: the addresses make no routes.
 	routeless bool
+	settings  map[string]string
 }
 
 func (l link) hasIPv6() bool {
@@ -161,6 +162,9 @@ func checkLink(i *agent.Interface) (link, error) {
 	}
 	if i.GetMtu() != 0 && (i.GetMtu() < 68 || i.GetMtu() > 65535) {
 		return l, invalid("an MTU of %d", i.GetMtu())
+	}
+	if l.settings, err = checkSettings(i); err != nil {
+		return l, err
 	}
 	if len(i.GetAddresses()) > maxAddresses {
 		return l, invalid("more than %d addresses of %s", maxAddresses, l.name)

@@ -30,6 +30,7 @@ func (v view) gatewayState(c crossing) (*agent.NetworkState, error) {
 		}
 		i := &agent.Interface{
 			Name: p.link.name, Mac: p.link.mac, DeviceMac: p.tap.mac, Mtu: uint32(p.link.mtu), NoPrefixRoutes: true,
+			Settings: p.link.settings,
 		}
 		known := map[string]bool{}
 		neighbor := func(address string) {

@@ -70,6 +70,12 @@ func NewNamespace() (*Namespace, error) {
 	return n, nil
 }
 
+// DisableIPv6 turns IPv6 off for an interface of the namespace, or for "all" of
+// them, or for those to come, which is "default".
+func (n *Namespace) DisableIPv6(of string) error {
+	return n.Do(func() error { return disableIPv6(of) })
+}
+
 // OpenNamespace opens the network namespace at path. It refuses the host's,
 // and one in which a process runs: two network stacks behind one address
 // would take each other's packets.

@@ -208,3 +208,38 @@ func TestNamespaceEnds(t *testing.T) {
 	}
 	t.Error("the namespace is still there")
 }
+
+func TestDisableIPv6(t *testing.T) {
+	requireRoot(t)
+	for of, want := range map[string]bool{"all": false, "lo": false, "default": true} {
+		ns := newNamespace(t)
+		if !hasIPv6(t, ns) {
+			t.Skip("this kernel has no IPv6")
+		}
+		if err := ns.DisableIPv6(of); err != nil {
+			t.Fatal(err)
+		}
+		if got := hasIPv6(t, ns); got != want {
+			t.Errorf("with IPv6 off for %s, loopback has it: %v", of, got)
+		}
+	}
+}
+
+// hasIPv6 is how an engine finds out whether a namespace has IPv6.
+func hasIPv6(t *testing.T, ns *Namespace) bool {
+	t.Helper()
+	has := false
+	err := ns.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		list, err := netlink.AddrList(lo, netlink.FAMILY_V6)
+		has = len(list) > 0
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return has
+}

@@ -25,6 +25,7 @@ func (v view) state(bound []binding) (*agent.NetworkState, error) {
 			DeviceMac: b.tap.mac,
 			Mtu:       uint32(b.link.mtu),
 			Addresses: v.addresses(b.link),
+			Settings:  b.link.settings,
 		})
 	}
 	for _, r := range v.routes {

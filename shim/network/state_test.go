@@ -1,7 +1,11 @@
 package network
 
 import (
+	"maps"
 	"net"
+	"os"
+	"path"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -101,6 +105,32 @@ func TestUnsupportedRoutesAreRefused(t *testing.T) {
 	v := view{routes: []netlink.Route{via}}
 	if _, err := v.state([]binding{{link: link{index: 7, name: "eth0"}, tap: &tap{}}}); err == nil {
 		t.Error("a next hop of another family was left out in silence")
+	}
+}
+
+// TestSettings reads of an interface what was set for it, and of another that
+// nothing was.
+func TestSettings(t *testing.T) {
+	tn := newTestnet(t)
+	tn.connect("eth0", "veth0", 1500, []string{"172.30.0.2/16", "fd30::2/64"}, []string{"172.30.0.1/16"})
+	tn.connect("eth1", "veth1", 1400, []string{"172.31.0.2/16"}, []string{"172.31.0.1/16"})
+	want := map[string]string{"ipv4/conf/log_martians": "1", "ipv6/conf/accept_ra": "2"}
+	tn.must(tn.inner.Do(func() error {
+		for key, value := range want {
+			file := filepath.Join("/proc/sys/net", path.Dir(key), "eth0", path.Base(key))
+			if err := os.WriteFile(file, []byte(value), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	for _, i := range tn.wire().Interfaces {
+		if i.Name != "eth0" {
+			want = nil
+		}
+		if !maps.Equal(i.Settings, want) {
+			t.Errorf("the settings of %s are %v, not %v", i.Name, i.Settings, want)
+		}
 	}
 }
 

@@ -18,6 +18,8 @@ type link struct {
 	// kind is the driver, such as veth.
 	kind     string
 	ethernet bool
+	// settings are what is set for it alone.
+	settings map[string]string
 }
 
 // view is one consistent reading of a namespace.
@@ -71,6 +73,7 @@ func readOnce(h *netlink.Handle) (view, error) {
 			mtu:      a.MTU,
 			kind:     l.Type(),
 			ethernet: a.EncapType == "ether" && len(a.HardwareAddr) == 6,
+			settings: readSettings(a.Name),
 		})
 	}
 	if v.addrs, err = h.AddrList(nil, netlink.FAMILY_ALL); err != nil {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -39,5 +40,41 @@ func TestPolicyOfARunningContainer(t *testing.T) {
 	}
 	if _, err := Policy(base, "d"); err == nil {
 		t.Error("it was not forgotten")
+	}
+}
+
+// TestNewNamespace looks at the host's side of a container that has no IPv6: the
+// engine would give it addresses if there were any there.
+func TestNewNamespace(t *testing.T) {
+	needRoot(t)
+	for _, sysctls := range []map[string]string{nil, {"net.ipv6.conf.all.disable_ipv6": "1"}, {"net.ipv6.conf.all.disable_ipv6": "0", "net.ipv4.ip_forward": "1"}} {
+		ns, err := newNamespace(sysctls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var off, forwards []byte
+		err = ns.Do(func() (err error) {
+			forwards, err = os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+			if err == nil {
+				off, err = os.ReadFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "0\n"
+		if sysctls["net.ipv6.conf.all.disable_ipv6"] == "1" {
+			want = "1\n"
+		}
+		if string(off) != want {
+			t.Errorf("with %v, IPv6 is off: %q", sysctls, off)
+		}
+		if string(forwards) != "0\n" {
+			t.Errorf("with %v, the host's side forwards: %q", sysctls, forwards)
+		}
+		if err := ns.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

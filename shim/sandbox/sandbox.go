@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -153,7 +154,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		}
 	}()
 
-	if s.ns, err = openNamespace(o.Policy); err != nil {
+	if s.ns, err = openNamespace(o.Policy, o.Spec); err != nil {
 		return nil, err
 	}
 	undo.Add("close network namespace", s.ns.Close)
@@ -170,7 +171,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		ID: o.ID, Namespace: o.Namespace, Address: o.Address, Cgroup: cgroupPath, Network: identity,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
 		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
-		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
+		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates(), runtime.NumCPU()),
 		Memory: memoryFor(o.Spec, int64(o.Config.DefaultMemory), hostMemory()),
 		Began:  time.Now(),
 	}
@@ -284,10 +285,10 @@ func (s *Sandbox) explained(err error) error {
 	return err
 }
 
-func openNamespace(p *annotations.Policy) (*network.Namespace, error) {
+func openNamespace(p *annotations.Policy, spec *specs.Spec) (*network.Namespace, error) {
 	path := p.Network.Namespace
 	if path == "" {
-		return network.NewNamespace()
+		return newNamespace(spec.Linux.Sysctl)
 	}
 	ns, err := network.OpenNamespace(path)
 	isHost := errors.Is(err, network.ErrHostNamespace)
@@ -298,6 +299,25 @@ func openNamespace(p *annotations.Policy) (*network.Namespace, error) {
 		return nil, refused
 	}
 	return ns, err
+}
+
+// newNamespace makes the namespace that the engine fills. Sysctls are the guest's
+// matter, but for one: the engine looks here whether the container has IPv6, and
+// gives it no addresses where it has none.
+func newNamespace(sysctls map[string]string) (*network.Namespace, error) {
+	ns, err := network.NewNamespace()
+	if err != nil {
+		return nil, err
+	}
+	for _, of := range []string{"all", "default", "lo"} {
+		if sysctls["net.ipv6.conf."+of+".disable_ipv6"] != "1" {
+			continue
+		}
+		if err := ns.DisableIPv6(of); err != nil {
+			return nil, errors.Join(err, ns.Close())
+		}
+	}
+	return ns, nil
 }
 
 // awaitAgent waits until the guest has booted, and says why where it does not.

@@ -57,7 +57,7 @@ func (s *Share) AddContainer(ctx context.Context, id string, spec *specs.Spec, p
 	if err != nil {
 		return nil, err
 	}
-	a := &adder{Share: s, id: id, host: host, policy: policy.OnHost(canonical), undo: &undo, decided: decided}
+	a := &adder{Share: s, id: id, host: host, policy: policy.OnHost(canonical, images), undo: &undo, decided: decided}
 	out := *spec
 	for _, folder := range []string{id, path.Join(id, "mounts")} {
 		if err := a.folder(folder); err != nil {

@@ -2010,8 +2010,11 @@ type Interface struct {
 	// The addresses make no routes: who has one of the same network is not on
 	// this link.
 	NoPrefixRoutes bool `protobuf:"varint,6,opt,name=no_prefix_routes,json=noPrefixRoutes,proto3" json:"no_prefix_routes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Settings of this interface alone that are not the default, such as
+	// "ipv4/conf/log_martians": files below /proc/sys/net, without its name.
+	Settings      map[string]string `protobuf:"bytes,7,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Interface) Reset() {
@@ -2084,6 +2087,13 @@ func (x *Interface) GetNoPrefixRoutes() bool {
 		return x.NoPrefixRoutes
 	}
 	return false
+}
+
+func (x *Interface) GetSettings() map[string]string {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
 }
 
 type Route struct {
@@ -2889,7 +2899,7 @@ const file_agent_proto_rawDesc = "" +
 	"\bNeighbor\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x10\n" +
-	"\x03mac\x18\x03 \x01(\fR\x03mac\"\xaa\x01\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\"\xaf\x02\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x1d\n" +
@@ -2897,7 +2907,11 @@ const file_agent_proto_rawDesc = "" +
 	"device_mac\x18\x03 \x01(\fR\tdeviceMac\x12\x10\n" +
 	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12\x1c\n" +
 	"\taddresses\x18\x05 \x03(\tR\taddresses\x12(\n" +
-	"\x10no_prefix_routes\x18\x06 \x01(\bR\x0enoPrefixRoutes\"\xd1\x01\n" +
+	"\x10no_prefix_routes\x18\x06 \x01(\bR\x0enoPrefixRoutes\x12F\n" +
+	"\bsettings\x18\a \x03(\v2*.nanoclaw.agent.v1.Interface.SettingsEntryR\bsettings\x1a;\n" +
+	"\rSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd1\x01\n" +
 	"\x05Route\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12\x1c\n" +
@@ -2973,7 +2987,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_agent_proto_goTypes = []any{
 	(ExecRule_Action)(0),          // 0: nanoclaw.agent.v1.ExecRule.Action
 	(*Stdio)(nil),                 // 1: nanoclaw.agent.v1.Stdio
@@ -3020,7 +3034,8 @@ var file_agent_proto_goTypes = []any{
 	(*DeleteResponse)(nil),        // 42: nanoclaw.agent.v1.DeleteResponse
 	(*ShutdownRequest)(nil),       // 43: nanoclaw.agent.v1.ShutdownRequest
 	(*ShutdownResponse)(nil),      // 44: nanoclaw.agent.v1.ShutdownResponse
-	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
+	nil,                           // 45: nanoclaw.agent.v1.Interface.SettingsEntry
+	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
 }
 var file_agent_proto_depIdxs = []int32{
 	1,  // 0: nanoclaw.agent.v1.CreateRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
@@ -3033,52 +3048,53 @@ var file_agent_proto_depIdxs = []int32{
 	5,  // 7: nanoclaw.agent.v1.ExecRule.reason:type_name -> nanoclaw.agent.v1.ExecReason
 	31, // 8: nanoclaw.agent.v1.StartRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
 	1,  // 9: nanoclaw.agent.v1.ExecRequest.stdio:type_name -> nanoclaw.agent.v1.Stdio
-	45, // 10: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
+	46, // 10: nanoclaw.agent.v1.WaitResponse.exited_at:type_name -> google.protobuf.Timestamp
 	19, // 11: nanoclaw.agent.v1.ProcessesResponse.processes:type_name -> nanoclaw.agent.v1.Process
 	31, // 12: nanoclaw.agent.v1.NetworkRequest.network:type_name -> nanoclaw.agent.v1.NetworkState
 	33, // 13: nanoclaw.agent.v1.NetworkState.interfaces:type_name -> nanoclaw.agent.v1.Interface
 	34, // 14: nanoclaw.agent.v1.NetworkState.routes:type_name -> nanoclaw.agent.v1.Route
 	32, // 15: nanoclaw.agent.v1.NetworkState.neighbors:type_name -> nanoclaw.agent.v1.Neighbor
-	40, // 16: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
-	39, // 17: nanoclaw.agent.v1.UnreachedRequest.endpoints:type_name -> nanoclaw.agent.v1.Endpoint
-	5,  // 18: nanoclaw.agent.v1.Endpoint.reason:type_name -> nanoclaw.agent.v1.ExecReason
-	2,  // 19: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
-	8,  // 20: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
-	10, // 21: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
-	12, // 22: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
-	14, // 23: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
-	16, // 24: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
-	18, // 25: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
-	21, // 26: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
-	23, // 27: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
-	25, // 28: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
-	27, // 29: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
-	29, // 30: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
-	35, // 31: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
-	37, // 32: nanoclaw.agent.v1.Agent.Unreached:input_type -> nanoclaw.agent.v1.UnreachedRequest
-	41, // 33: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
-	43, // 34: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
-	7,  // 35: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
-	9,  // 36: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
-	11, // 37: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
-	13, // 38: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
-	15, // 39: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
-	17, // 40: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
-	20, // 41: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
-	22, // 42: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
-	24, // 43: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
-	26, // 44: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
-	28, // 45: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
-	30, // 46: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
-	36, // 47: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
-	38, // 48: nanoclaw.agent.v1.Agent.Unreached:output_type -> nanoclaw.agent.v1.UnreachedResponse
-	42, // 49: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
-	44, // 50: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
-	35, // [35:51] is the sub-list for method output_type
-	19, // [19:35] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	45, // 16: nanoclaw.agent.v1.Interface.settings:type_name -> nanoclaw.agent.v1.Interface.SettingsEntry
+	40, // 17: nanoclaw.agent.v1.DecisionsResponse.decisions:type_name -> nanoclaw.agent.v1.Decision
+	39, // 18: nanoclaw.agent.v1.UnreachedRequest.endpoints:type_name -> nanoclaw.agent.v1.Endpoint
+	5,  // 19: nanoclaw.agent.v1.Endpoint.reason:type_name -> nanoclaw.agent.v1.ExecReason
+	2,  // 20: nanoclaw.agent.v1.Agent.Create:input_type -> nanoclaw.agent.v1.CreateRequest
+	8,  // 21: nanoclaw.agent.v1.Agent.Start:input_type -> nanoclaw.agent.v1.StartRequest
+	10, // 22: nanoclaw.agent.v1.Agent.Exec:input_type -> nanoclaw.agent.v1.ExecRequest
+	12, // 23: nanoclaw.agent.v1.Agent.Wait:input_type -> nanoclaw.agent.v1.WaitRequest
+	14, // 24: nanoclaw.agent.v1.Agent.Kill:input_type -> nanoclaw.agent.v1.KillRequest
+	16, // 25: nanoclaw.agent.v1.Agent.Resize:input_type -> nanoclaw.agent.v1.ResizeRequest
+	18, // 26: nanoclaw.agent.v1.Agent.Processes:input_type -> nanoclaw.agent.v1.ProcessesRequest
+	21, // 27: nanoclaw.agent.v1.Agent.Pause:input_type -> nanoclaw.agent.v1.PauseRequest
+	23, // 28: nanoclaw.agent.v1.Agent.Resume:input_type -> nanoclaw.agent.v1.ResumeRequest
+	25, // 29: nanoclaw.agent.v1.Agent.Update:input_type -> nanoclaw.agent.v1.UpdateRequest
+	27, // 30: nanoclaw.agent.v1.Agent.Stats:input_type -> nanoclaw.agent.v1.StatsRequest
+	29, // 31: nanoclaw.agent.v1.Agent.Network:input_type -> nanoclaw.agent.v1.NetworkRequest
+	35, // 32: nanoclaw.agent.v1.Agent.Decisions:input_type -> nanoclaw.agent.v1.DecisionsRequest
+	37, // 33: nanoclaw.agent.v1.Agent.Unreached:input_type -> nanoclaw.agent.v1.UnreachedRequest
+	41, // 34: nanoclaw.agent.v1.Agent.Delete:input_type -> nanoclaw.agent.v1.DeleteRequest
+	43, // 35: nanoclaw.agent.v1.Agent.Shutdown:input_type -> nanoclaw.agent.v1.ShutdownRequest
+	7,  // 36: nanoclaw.agent.v1.Agent.Create:output_type -> nanoclaw.agent.v1.CreateResponse
+	9,  // 37: nanoclaw.agent.v1.Agent.Start:output_type -> nanoclaw.agent.v1.StartResponse
+	11, // 38: nanoclaw.agent.v1.Agent.Exec:output_type -> nanoclaw.agent.v1.ExecResponse
+	13, // 39: nanoclaw.agent.v1.Agent.Wait:output_type -> nanoclaw.agent.v1.WaitResponse
+	15, // 40: nanoclaw.agent.v1.Agent.Kill:output_type -> nanoclaw.agent.v1.KillResponse
+	17, // 41: nanoclaw.agent.v1.Agent.Resize:output_type -> nanoclaw.agent.v1.ResizeResponse
+	20, // 42: nanoclaw.agent.v1.Agent.Processes:output_type -> nanoclaw.agent.v1.ProcessesResponse
+	22, // 43: nanoclaw.agent.v1.Agent.Pause:output_type -> nanoclaw.agent.v1.PauseResponse
+	24, // 44: nanoclaw.agent.v1.Agent.Resume:output_type -> nanoclaw.agent.v1.ResumeResponse
+	26, // 45: nanoclaw.agent.v1.Agent.Update:output_type -> nanoclaw.agent.v1.UpdateResponse
+	28, // 46: nanoclaw.agent.v1.Agent.Stats:output_type -> nanoclaw.agent.v1.StatsResponse
+	30, // 47: nanoclaw.agent.v1.Agent.Network:output_type -> nanoclaw.agent.v1.NetworkResponse
+	36, // 48: nanoclaw.agent.v1.Agent.Decisions:output_type -> nanoclaw.agent.v1.DecisionsResponse
+	38, // 49: nanoclaw.agent.v1.Agent.Unreached:output_type -> nanoclaw.agent.v1.UnreachedResponse
+	42, // 50: nanoclaw.agent.v1.Agent.Delete:output_type -> nanoclaw.agent.v1.DeleteResponse
+	44, // 51: nanoclaw.agent.v1.Agent.Shutdown:output_type -> nanoclaw.agent.v1.ShutdownResponse
+	36, // [36:52] is the sub-list for method output_type
+	20, // [20:36] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3092,7 +3108,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
