@@ -611,7 +611,8 @@ func (s *Service) end(c *container, p *process, e exit) {
 	}
 }
 
-// abandon ends a process that was never started.
+// abandon ends a process that was never started. An exec of that kind is nothing
+// yet and leaves with 0, as with runc; a container's init is there, and is killed.
 func (s *Service) abandon(c *container, p *process) error {
 	c.life.Lock()
 	defer c.life.Unlock()
@@ -619,7 +620,11 @@ func (s *Service) abandon(c *container, p *process) error {
 		return fmt.Errorf("%s of container %s is being started: %w", p.name(), c.id, errdefs.ErrFailedPrecondition)
 	}
 	if p.current() == created {
-		s.end(c, p, exit{status: killed, at: time.Now()})
+		e := exit{at: time.Now()}
+		if p == c.init {
+			e.status = killed
+		}
+		s.end(c, p, e)
 	}
 	return nil
 }

@@ -567,3 +567,16 @@ func TestConcurrentCalls(t *testing.T) {
 		})
 	}
 }
+
+func TestExecThatWasNeverStarted(t *testing.T) {
+	h := newHarness(t)
+	h.create()
+	h.start("")
+	h.exec("e")
+	if r, err := h.delete("e"); err != nil || r.GetExitStatus() != 0 {
+		t.Errorf("its removal gives %v, %v", r, err)
+	}
+	if _, err := h.delete("e"); !errdefs.IsNotFound(err) {
+		t.Errorf("removed again: %v", err)
+	}
+}
