@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -62,6 +63,7 @@ func TestAbsoluteTarget(t *testing.T) {
 	must(t, err)
 	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
 	must(t, err)
+	must(t, answer.Body.Close())
 	if answer.StatusCode != http.StatusMisdirectedRequest || h.count() != 0 {
 		t.Errorf("%s, %d requests", answer.Status, h.count())
 	}
@@ -205,7 +207,7 @@ func TestEcho(t *testing.T) {
 				answer, err := c.Do(r)
 				must(t, err)
 				body, err := io.ReadAll(answer.Body)
-				must(t, err)
+				must(t, errors.Join(err, answer.Body.Close()))
 				must(t, answer.Header.Write(&seen))
 				must(t, answer.Trailer.Write(&seen))
 				seen.Write(body)
@@ -344,6 +346,7 @@ func TestMethodsThatAreNotPassedOn(t *testing.T) {
 		must(t, err)
 		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
 		must(t, err)
+		must(t, answer.Body.Close())
 		if answer.StatusCode < 400 || h.count() != 0 {
 			t.Errorf("%s: %s", m, answer.Status)
 		}

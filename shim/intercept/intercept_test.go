@@ -412,6 +412,7 @@ func TestUpgrade(t *testing.T) {
 	r := bufio.NewReader(c)
 	answer, err := http.ReadResponse(r, nil)
 	must(t, err)
+	defer func() { _ = answer.Body.Close() }()
 	if answer.StatusCode != 101 || answer.Header.Get("X") != s.Placeholder || strings.Contains(answer.Status, theValue) {
 		b, _ := io.ReadAll(answer.Body)
 		t.Fatalf("%s %v %s", answer.Status, answer.Header, b)

@@ -163,6 +163,9 @@ func replace(all []byte, pairs []pair, last bool) (done, held []byte) {
 		from = at[first] + len(pairs[first].old)
 	}
 	rest := all[from:]
+	if done == nil {
+		return rest[:len(rest)-keep], rest[len(rest)-keep:]
+	}
 	return append(done, rest[:len(rest)-keep]...), rest[len(rest)-keep:]
 }
 

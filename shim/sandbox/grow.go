@@ -46,6 +46,18 @@ func grown(now, most hypervisor.Size, first int64, r *specs.LinuxResources) (hyp
 	return to, nil
 }
 
+// onHost returns limits without a quota of more CPUs than the host has: it limits
+// nothing, and a ceiling may say it of all hosts.
+func onHost(r *specs.LinuxResources, cpus int) *specs.LinuxResources {
+	if r.CPU == nil || r.CPU.Quota == nil || *r.CPU.Quota <= 0 || cpusOf(r.CPU) <= cpus {
+		return r
+	}
+	all, cpu := *r, *r.CPU
+	quota := int64(cpus) * period(r.CPU)
+	cpu.Quota, all.CPU = &quota, &cpu
+	return &all
+}
+
 // Grow gives the VM what new limits of a container need, and returns the number
 // of CPUs that the guest has to bring online for them; 0: none.
 func (s *Sandbox) Grow(ctx context.Context, r *specs.LinuxResources) (int, error) {
@@ -53,7 +65,7 @@ func (s *Sandbox) Grow(ctx context.Context, r *specs.LinuxResources) (int, error
 	defer s.growing.Unlock()
 	info := s.Info()
 	now := hypervisor.Size{CPUs: info.CPUs, Memory: info.Memory}
-	to, err := grown(now, s.room, s.first, r)
+	to, err := grown(now, s.room, s.first, onHost(r, runtime.NumCPU()))
 	if err != nil || to == now {
 		return 0, err
 	}

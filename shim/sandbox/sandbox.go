@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -170,7 +171,7 @@ func Start(ctx context.Context, o Options, addContainers func(*share.Share) erro
 		ID: o.ID, Namespace: o.Namespace, Address: o.Address, Cgroup: cgroupPath, Network: identity,
 		Agent: o.Agent, Policy: o.Policy.Digest(), Mode: o.Policy.Mode,
 		Hypervisor: o.Hypervisor.Name(), Isolates: o.Hypervisor.Isolates(),
-		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates()),
+		CPUs:   cpusFor(o.Spec, o.Config.DefaultCPUs, o.Hypervisor.Isolates(), runtime.NumCPU()),
 		Memory: memoryFor(o.Spec, int64(o.Config.DefaultMemory), hostMemory()),
 		Began:  time.Now(),
 	}

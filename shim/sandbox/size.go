@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"math"
-	"runtime"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -43,17 +42,19 @@ func hostMemory() int64 {
 // cpusFor returns the number of virtual CPUs: enough for the container's quota,
 // or byDefault without one, where 0 means all of the host's, or one where the
 // CPUs are emulated: each costs the same host thread's time, and a guest with
-// several has been seen to crash there.
-func cpusFor(spec *specs.Spec, byDefault int, isolates bool) int {
+// several has been seen to crash there. It is never more than the host has: a
+// ceiling above that limits nothing, and CPUs that wait for each other take long
+// to start.
+func cpusFor(spec *specs.Spec, byDefault int, isolates bool, host int) int {
 	n := byDefault
 	if n == 0 {
 		n = 1
 		if isolates {
-			n = runtime.NumCPU()
+			n = host
 		}
 	}
 	if r := resources(spec); r != nil && r.CPU != nil && r.CPU.Quota != nil && *r.CPU.Quota > 0 {
-		n = cpusOf(r.CPU)
+		n = min(cpusOf(r.CPU), host)
 	}
 	return max(1, min(n, maxCPUs))
 }

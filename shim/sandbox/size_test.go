@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"math"
-	"runtime"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -52,19 +51,33 @@ func TestCPUs(t *testing.T) {
 		isolates  bool
 		want      int
 	}{
-		"the host's":         {&specs.Spec{}, 0, true, min(runtime.NumCPU(), maxCPUs)},
+		"the host's":         {&specs.Spec{}, 0, true, 4},
 		"one when emulated":  {&specs.Spec{}, 0, false, 1},
 		"the default":        {&specs.Spec{}, 3, false, 3},
 		"too many":           {&specs.Spec{}, 1000, true, maxCPUs},
 		"a quota":            {limited(0, 150_000, 100_000), 0, true, 2},
 		"the usual period":   {limited(0, 300_000, 0), 0, false, 3},
 		"less than one":      {limited(0, 10, 100_000), 0, true, 1},
+		"above the host's":   {limited(0, 800_000, 100_000), 0, false, 4},
 		"no quota":           {limited(0, -1, 100_000), 2, true, 2},
-		"a quota beyond all": {limited(0, math.MaxInt64/2, 1), 0, true, maxCPUs},
+		"a quota beyond all": {limited(0, math.MaxInt64/2, 1), 0, true, 4},
 	} {
-		if got := cpusFor(tt.spec, tt.byDefault, tt.isolates); got != tt.want {
+		if got := cpusFor(tt.spec, tt.byDefault, tt.isolates, 4); got != tt.want {
 			t.Errorf("%s: %d, want %d", name, got, tt.want)
 		}
+	}
+}
+
+// A quota above what the host has asks for no more CPUs than that.
+func TestQuotaOnHost(t *testing.T) {
+	for quota, want := range map[int64]int64{800_000: 400_000, 400_000: 400_000, 150_000: 150_000, -1: -1} {
+		r := limited(0, quota, 100_000).Linux.Resources
+		if got := onHost(r, 4); *got.CPU.Quota != want || *r.CPU.Quota != quota {
+			t.Errorf("%d becomes %d, want %d", quota, *got.CPU.Quota, want)
+		}
+	}
+	if r := (&specs.LinuxResources{}); onHost(r, 4) != r {
+		t.Error("no quota becomes another")
 	}
 }
 
