@@ -11,14 +11,16 @@
 //     nothing in the container changes or replaces the content of that file.
 //   - In the modes image and allowlist, machine code comes from files of the
 //     image that were not changed since the container was made, or from files
-//     that a rule allows: programs, libraries and every other mapping.
+//     that a rule allows: programs, libraries and every other mapping. What is
+//     mapped so does not change afterwards either.
 //   - Arguments are judged when nobody can change them any more, and before
-//     the program's first instruction.
+//     the program's first instruction; who traces such a program could, so it is
+//     not traced.
 //   - A read-only tool changes no file, nor does anything that it starts.
 //   - In the container's reach there are no AF_VSOCK sockets, bpf(), perf
-//     events, helpers started by the kernel, writes to sysfs; nor, unless the
-//     policy says so, user namespaces, mounts, and tracing of a process that is
-//     not one's child.
+//     events, helpers started by the kernel, writes to sysfs and to files of proc
+//     that change the kernel itself; nor, unless the policy says so, user
+//     namespaces, mounts, and tracing of a process that is not one's child.
 //   - What cannot be judged is refused. The links are this process's, PID 1: the
 //     gate ends with the VM and not before.
 //

@@ -49,23 +49,24 @@ type Gate struct {
 // unneeded returns the programs that p has nothing to do for.
 func unneeded(p *Policy) []string {
 	var names []string
-	if !p.has(Hide) {
-		names = append(names, gateProgLookAtFile, gateProgUseFile)
-	}
-	if !p.has(ReadOnly) {
-		names = append(names, gateProgMakeFile, gateProgRemoveFile, gateProgMakeSymlink, gateProgMakeFolder, gateProgRemoveFolder, gateProgMakeNode)
-		if !p.hasArgv() {
-			names = append(names, gateProgExecBegins, gateProgExecCommitted, gateProgTaskBegins)
+	readonly, args := p.has(ReadOnly), p.hasArgv()
+	for _, part := range []struct {
+		unneeded bool
+		programs []string
+	}{
+		{!p.has(Hide), []string{gateProgLookAtFile, gateProgUseFile, gateProgGetXattr, gateProgListXattrs}},
+		{!readonly, []string{
+			gateProgMakeFile, gateProgRemoveFile, gateProgMakeSymlink, gateProgMakeFolder, gateProgRemoveFolder, gateProgMakeNode,
+		}},
+		{!readonly && !args, []string{gateProgExecBegins, gateProgExecCommitted, gateProgTaskBegins}},
+		{len(p.Rules) == 0, []string{gateProgControlFile}},
+		{p.UserNamespaces, []string{gateProgMakeUserns}},
+		{p.Mounts && !readonly, []string{gateProgMountPath, gateProgMountMoved, gateProgUnmountPath, gateProgPivot, gateProgUseCapability}},
+		{p.Ptrace && !readonly && !args, []string{gateProgTraceProcess}},
+	} {
+		if part.unneeded {
+			names = append(names, part.programs...)
 		}
-	}
-	if p.UserNamespaces {
-		names = append(names, gateProgMakeUserns)
-	}
-	if p.Mounts {
-		names = append(names, gateProgMountPath, gateProgMountMoved, gateProgUnmountPath, gateProgPivot)
-	}
-	if p.Ptrace {
-		names = append(names, gateProgTraceProcess)
 	}
 	return names
 }

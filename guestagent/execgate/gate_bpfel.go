@@ -81,6 +81,7 @@ const (
 	gateKindKIND_PTRACE   gateKind = 12
 	gateKindKIND_HELPER   gateKind = 13
 	gateKindKIND_SYSFS    gateKind = 14
+	gateKindKIND_KERNEL   gateKind = 15
 )
 
 type gateLabel struct {
@@ -137,6 +138,7 @@ type gateTaskState struct {
 	Flags     uint32
 	Rule      uint32
 	Self      uint32
+	Judged    uint32
 	NextFlags uint32
 	NextRule  uint32
 	NextSelf  uint32
@@ -160,14 +162,18 @@ const (
 	gateMapEvents          = "events"
 	gateMapLabels          = "labels"
 	gateMapLost            = "lost"
+	gateMapMapped          = "mapped"
 	gateMapScopes          = "scopes"
 	gateMapTasks           = "tasks"
 	gateMapWords           = "words"
 	gateMapWritten         = "written"
+	gateProgControlFile    = "control_file"
 	gateProgExecBegins     = "exec_begins"
 	gateProgExecCommitted  = "exec_committed"
 	gateProgExecProgram    = "exec_program"
+	gateProgGetXattr       = "get_xattr"
 	gateProgLinkFile       = "link_file"
+	gateProgListXattrs     = "list_xattrs"
 	gateProgLookAtFile     = "look_at_file"
 	gateProgMakeFile       = "make_file"
 	gateProgMakeFolder     = "make_folder"
@@ -194,6 +200,7 @@ const (
 	gateProgTraceProcess   = "trace_process"
 	gateProgUnmountPath    = "unmount_path"
 	gateProgUseBpf         = "use_bpf"
+	gateProgUseCapability  = "use_capability"
 	gateProgUseFile        = "use_file"
 	gateProgUsePerf        = "use_perf"
 	gateVarContainersGroup = "containers_group"
@@ -245,10 +252,13 @@ type gateSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type gateProgramSpecs struct {
+	ControlFile   *ebpf.ProgramSpec `ebpf:"control_file"`
 	ExecBegins    *ebpf.ProgramSpec `ebpf:"exec_begins"`
 	ExecCommitted *ebpf.ProgramSpec `ebpf:"exec_committed"`
 	ExecProgram   *ebpf.ProgramSpec `ebpf:"exec_program"`
+	GetXattr      *ebpf.ProgramSpec `ebpf:"get_xattr"`
 	LinkFile      *ebpf.ProgramSpec `ebpf:"link_file"`
+	ListXattrs    *ebpf.ProgramSpec `ebpf:"list_xattrs"`
 	LookAtFile    *ebpf.ProgramSpec `ebpf:"look_at_file"`
 	MakeFile      *ebpf.ProgramSpec `ebpf:"make_file"`
 	MakeFolder    *ebpf.ProgramSpec `ebpf:"make_folder"`
@@ -275,6 +285,7 @@ type gateProgramSpecs struct {
 	TraceProcess  *ebpf.ProgramSpec `ebpf:"trace_process"`
 	UnmountPath   *ebpf.ProgramSpec `ebpf:"unmount_path"`
 	UseBpf        *ebpf.ProgramSpec `ebpf:"use_bpf"`
+	UseCapability *ebpf.ProgramSpec `ebpf:"use_capability"`
 	UseFile       *ebpf.ProgramSpec `ebpf:"use_file"`
 	UsePerf       *ebpf.ProgramSpec `ebpf:"use_perf"`
 }
@@ -288,6 +299,7 @@ type gateMapSpecs struct {
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	Labels     *ebpf.MapSpec `ebpf:"labels"`
 	Lost       *ebpf.MapSpec `ebpf:"lost"`
+	Mapped     *ebpf.MapSpec `ebpf:"mapped"`
 	Scopes     *ebpf.MapSpec `ebpf:"scopes"`
 	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
 	Words      *ebpf.MapSpec `ebpf:"words"`
@@ -330,6 +342,7 @@ type gateMaps struct {
 	Events     *ebpf.Map `ebpf:"events"`
 	Labels     *ebpf.Map `ebpf:"labels"`
 	Lost       *ebpf.Map `ebpf:"lost"`
+	Mapped     *ebpf.Map `ebpf:"mapped"`
 	Scopes     *ebpf.Map `ebpf:"scopes"`
 	Tasks      *ebpf.Map `ebpf:"tasks"`
 	Words      *ebpf.Map `ebpf:"words"`
@@ -343,6 +356,7 @@ func (m *gateMaps) Close() error {
 		m.Events,
 		m.Labels,
 		m.Lost,
+		m.Mapped,
 		m.Scopes,
 		m.Tasks,
 		m.Words,
@@ -365,10 +379,13 @@ type gateVariables struct {
 //
 // It can be passed to loadGateObjects or ebpf.CollectionSpec.LoadAndAssign.
 type gatePrograms struct {
+	ControlFile   *ebpf.Program `ebpf:"control_file"`
 	ExecBegins    *ebpf.Program `ebpf:"exec_begins"`
 	ExecCommitted *ebpf.Program `ebpf:"exec_committed"`
 	ExecProgram   *ebpf.Program `ebpf:"exec_program"`
+	GetXattr      *ebpf.Program `ebpf:"get_xattr"`
 	LinkFile      *ebpf.Program `ebpf:"link_file"`
+	ListXattrs    *ebpf.Program `ebpf:"list_xattrs"`
 	LookAtFile    *ebpf.Program `ebpf:"look_at_file"`
 	MakeFile      *ebpf.Program `ebpf:"make_file"`
 	MakeFolder    *ebpf.Program `ebpf:"make_folder"`
@@ -395,16 +412,20 @@ type gatePrograms struct {
 	TraceProcess  *ebpf.Program `ebpf:"trace_process"`
 	UnmountPath   *ebpf.Program `ebpf:"unmount_path"`
 	UseBpf        *ebpf.Program `ebpf:"use_bpf"`
+	UseCapability *ebpf.Program `ebpf:"use_capability"`
 	UseFile       *ebpf.Program `ebpf:"use_file"`
 	UsePerf       *ebpf.Program `ebpf:"use_perf"`
 }
 
 func (p *gatePrograms) Close() error {
 	return _GateClose(
+		p.ControlFile,
 		p.ExecBegins,
 		p.ExecCommitted,
 		p.ExecProgram,
+		p.GetXattr,
 		p.LinkFile,
+		p.ListXattrs,
 		p.LookAtFile,
 		p.MakeFile,
 		p.MakeFolder,
@@ -431,6 +452,7 @@ func (p *gatePrograms) Close() error {
 		p.TraceProcess,
 		p.UnmountPath,
 		p.UseBpf,
+		p.UseCapability,
 		p.UseFile,
 		p.UsePerf,
 	)

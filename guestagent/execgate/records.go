@@ -32,7 +32,7 @@ var kinds = map[gateKind]string{
 	gateKindKIND_EXEC: "exec", gateKindKIND_MAP: "map", gateKindKIND_OPEN: "open", gateKindKIND_CHANGE: "change",
 	gateKindKIND_READONLY: "readonly", gateKindKIND_ARGS: "args", gateKindKIND_VSOCK: "vsock", gateKindKIND_BPF: "bpf",
 	gateKindKIND_PERF: "perf", gateKindKIND_USERNS: "userns", gateKindKIND_MOUNT: "mount", gateKindKIND_PTRACE: "ptrace",
-	gateKindKIND_HELPER: "helper", gateKindKIND_SYSFS: "sysfs",
+	gateKindKIND_HELPER: "helper", gateKindKIND_SYSFS: "sysfs", gateKindKIND_KERNEL: "kernel",
 }
 
 var decisions = map[gateDecision]string{

@@ -6,14 +6,21 @@ import (
 	"fmt"
 	"net"
 	"sync/atomic"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	agent "github.com/nanoclaw/nanoclaw/api/agent/v1"
 )
 
 const (
 	// answerHeader is the length of what precedes a message of ttrpc: four bytes
 	// of length, four that name the call, and two more.
 	answerHeader = 10
-	// maxAnswer is the largest message that ttrpc takes, in bytes.
-	maxAnswer = 4 << 20
+	// maxAnswer is over the largest answer that an agent gives, which is one of as many
+	// processes as are listed at most, in bytes. ttrpc would take 4 MiB.
+	maxAnswer = 2 << 20
+	// maxFields is over the fields of any answer, each process or decision being one.
+	maxFields = 2 * agent.MaxProcesses
 )
 
 // errTooMuch ends a connection whose guest says what it was not asked for.
@@ -68,6 +75,22 @@ func (a *answers) follow(p []byte) error {
 		if a.left > maxAnswer {
 			return fmt.Errorf("%w: an answer of %d bytes is over %d", errTooMuch, a.left, maxAnswer)
 		}
+	}
+	return nil
+}
+
+// fewFields refuses an answer of more fields than any has. One takes two bytes
+// to say, and a hundred times that when it has been read.
+func fewFields(answer []byte) error {
+	for n := 0; len(answer) > 0; n++ {
+		if n == maxFields {
+			return fmt.Errorf("%w: an answer has more than %d fields", errTooMuch, maxFields)
+		}
+		_, _, size := protowire.ConsumeField(answer)
+		if size < 0 {
+			return fmt.Errorf("%w: an answer is none: %w", errTooMuch, protowire.ParseError(size))
+		}
+		answer = answer[size:]
 	}
 	return nil
 }

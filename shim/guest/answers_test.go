@@ -36,8 +36,8 @@ func TestAnswersAreFollowed(t *testing.T) {
 		"half of one":        {1, message("x")[:7], false},
 		"one to none":        {0, message("x"), true},
 		"two to one":         {1, append(message("first"), message("second")...), true},
-		"one that is longer": {1, []byte("\x00\x40\x00\x01\x00\x00\x00\x01\x02\x00"), true},
-		"the longest":        {1, []byte("\x00\x40\x00\x00\x00\x00\x00\x01\x02\x00"), false},
+		"one that is longer": {1, []byte("\x00\x20\x00\x01\x00\x00\x00\x01\x02\x00"), true},
+		"the longest":        {1, []byte("\x00\x20\x00\x00\x00\x00\x00\x01\x02\x00"), false},
 	} {
 		for _, whole := range []bool{true, false} {
 			var r io.Reader = bytes.NewReader(tt.in)
@@ -79,4 +79,22 @@ func FuzzAnswers(f *testing.F) {
 			t.Fatalf("read at once %v, byte by byte %v", verdicts[0], verdicts[1])
 		}
 	})
+}
+
+func TestAnswersHaveFewFields(t *testing.T) {
+	field := []byte{0x0a, 0x00}
+	for name, tt := range map[string]struct {
+		answer []byte
+		bad    bool
+	}{
+		"nothing":   {nil, false},
+		"as many":   {bytes.Repeat(field, maxFields), false},
+		"one more":  {bytes.Repeat(field, maxFields+1), true},
+		"cut off":   {[]byte{0x0a, 0x05, 'x'}, true},
+		"no number": {[]byte{0xff, 0xff}, true},
+	} {
+		if err := fewFields(tt.answer); errors.Is(err, errTooMuch) != tt.bad {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -134,6 +134,9 @@ func (a *Agent) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.R
 	case reply.GetStatus().GetCode() != int32(codes.OK):
 		return native(status.ErrorProto(reply.GetStatus()))
 	}
+	if err := fewFields(reply.GetPayload()); err != nil {
+		return fmt.Errorf("%s: %w", req.Method, errors.Join(err, a.Close()))
+	}
 	resp.Payload = reply.GetPayload()
 	return nil
 }

@@ -110,6 +110,10 @@ func engineInit(spec *specs.Spec) []string {
 // still to tell.
 const lastDecisions = 2 * time.Second
 
+// betweenDecisions keeps a guest from having the shim ask it all the time. What
+// it has to tell meanwhile comes with the next answer.
+const betweenDecisions = 20 * time.Millisecond
+
 // follow hands what the guest's gate decides to the audit log until the guest is
 // gone. What it is told is the guest's word.
 func (c *container) follow(ctx context.Context) {
@@ -118,6 +122,12 @@ func (c *container) follow(ctx context.Context) {
 		// A guest that is paused does not answer, and will again.
 		if err != nil && (!errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil) {
 			log.G(ctx).WithError(err).WithField("container", c.id).Debug("the exec gate tells no more")
+			return
+		}
+		// A guest may answer at once, and with nothing.
+		select {
+		case <-time.After(betweenDecisions):
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -163,7 +173,7 @@ func decided(d *agent.Decision) audit.Entry {
 	switch d.GetKind() {
 	case "open", "change", "readonly":
 		e.Event = audit.File
-	case "vsock", "bpf", "perf", "userns", "mount", "ptrace", "helper", "sysfs":
+	case "vsock", "bpf", "perf", "userns", "mount", "ptrace", "helper", "sysfs", "kernel":
 		e.Event = audit.Boundary
 	}
 	decision := audit.Deny

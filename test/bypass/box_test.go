@@ -3,11 +3,13 @@ package bypass
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -21,7 +23,10 @@ import (
 const boxVariable = "NANOCLAW_BYPASS_BOX"
 
 const (
-	groups   = "/sys/fs/cgroup/containers"
+	top      = "/sys/fs/cgroup"
+	groups   = top + "/containers"
+	boxes    = "/run/box"
+	store    = boxes + "/.programs"
 	boxLimit = 60 * time.Second
 )
 
@@ -31,21 +36,47 @@ type box struct {
 	root, group string
 }
 
+// prepare makes what the boxes have in common, once.
+var prepare = sync.OnceValue(func() error {
+	if err := os.MkdirAll(boxes, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", boxes, "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := attempts.Store(store, self); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(groups, 0o755); err != nil {
+		return err
+	}
+	for _, dir := range []string{top, groups} {
+		if err := os.WriteFile(dir+"/cgroup.subtree_control", []byte("+pids"), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+})
+
 func newBox(name string) (*box, error) {
-	b := &box{root: "/run/box/" + name, group: filepath.Join(groups, name)}
+	b := &box{root: boxes + "/" + name, group: filepath.Join(groups, name)}
 	for _, dir := range []string{b.root, b.group} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	if err := unix.Mount("tmpfs", b.root, "tmpfs", 0, "mode=755"); err != nil {
+	if err := os.WriteFile(b.group+"/pids.max", []byte("200"), 0); err != nil {
 		return nil, err
 	}
-	self, err := os.Executable()
-	if err != nil {
+	if err := attempts.World(b.root, store, name); err != nil {
 		return nil, err
 	}
-	if err := attempts.World(b.root, self, name); err != nil {
+	// What is moved to become a root is a mount.
+	if err := unix.Mount(b.root, b.root, "", unix.MS_BIND, ""); err != nil {
 		return nil, err
 	}
 	// The kernel notes when a file was changed to some milliseconds.
@@ -62,7 +93,7 @@ func (b *box) close() error {
 			_ = unix.Rmdir(group)
 		}
 		if err := unix.Rmdir(b.group); err == nil {
-			return unix.Unmount(b.root, unix.MNT_DETACH)
+			return errors.Join(unix.Unmount(b.root, unix.MNT_DETACH), os.RemoveAll(b.root))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -26,11 +26,12 @@ import (
 	"github.com/nanoclaw/nanoclaw/guestagent/execgate"
 	"github.com/nanoclaw/nanoclaw/shim/hidefs"
 	"github.com/nanoclaw/nanoclaw/test/bypass/attempts"
+	"github.com/nanoclaw/nanoclaw/test/bypass/attempts/early"
 	"github.com/nanoclaw/nanoclaw/test/inguest"
 )
 
 // attemptVariable tells this program that it is the one that attempts.
-const attemptVariable = "NANOCLAW_BYPASS_ATTEMPT"
+const attemptVariable = early.Variable
 
 func TestMain(m *testing.M) {
 	if root := os.Getenv(boxVariable); root != "" {
@@ -110,10 +111,12 @@ func audited() []execgate.Rule {
 
 func policyOf(p attempts.Policy) *execgate.Policy {
 	switch p {
-	case attempts.Any:
+	case attempts.Any, attempts.Beside:
 		return &execgate.Policy{Rules: rules()}
 	case attempts.Mounts:
 		return &execgate.Policy{Rules: rules(), Mounts: true, UserNamespaces: true}
+	case attempts.Traces:
+		return &execgate.Policy{Rules: rules(), Ptrace: true}
 	case attempts.Audit:
 		return &execgate.Policy{Rules: audited(), Lists: []execgate.Reason{{Rule: "list", Would: true}}}
 	case attempts.FromImage:
@@ -138,7 +141,9 @@ func TestGuestAttempts(t *testing.T) {
 	if !inguest.Inside() {
 		t.Skip("TestInVM runs it")
 	}
-	for _, policy := range []attempts.Policy{attempts.Any, attempts.Mounts, attempts.FromImage, attempts.Listed, attempts.Audit} {
+	for _, policy := range []attempts.Policy{
+		attempts.Any, attempts.Mounts, attempts.Traces, attempts.Beside, attempts.FromImage, attempts.Listed, attempts.Audit,
+	} {
 		t.Run(string(policy), func(t *testing.T) { tryAll(t, policy) })
 	}
 }
@@ -154,7 +159,7 @@ func tryAll(t *testing.T, policy attempts.Policy) {
 	p := policyOf(policy)
 	// Files are the image's up to now, whenever this is asked.
 	p.ImageTime = time.Now().Add(100 * time.Millisecond)
-	if err := os.MkdirAll(groups, 0o755); err != nil {
+	if err := prepare(); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
@@ -166,7 +171,11 @@ func tryAll(t *testing.T, policy attempts.Policy) {
 	for _, a := range list {
 		o := &outcome{}
 		outcomes[a.Name] = o
-		o.with, o.err = try(a.Name, gate, p)
+		armed := gate
+		if policy == attempts.Beside {
+			armed = nil
+		}
+		o.with, o.err = try(a.Name, armed, p)
 		o.decisions = decisions(t, gate)
 	}
 	// What the gate does for the whole of the VM is over with it.

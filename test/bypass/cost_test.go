@@ -25,6 +25,9 @@ func TestGuestCost(t *testing.T) {
 	if !inguest.Inside() {
 		t.Skip("TestInVM runs it")
 	}
+	if err := prepare(); err != nil {
+		t.Fatal(err)
+	}
 	b, err := newBox("cost")
 	if err != nil {
 		t.Fatal(err)

@@ -53,8 +53,9 @@ func serve(t *testing.T, held bool) (socket string) {
 	if err != nil {
 		t.Skip(err)
 	}
-	s := newShare(t)
+	// First, so that it goes last: the share holds what is mounted in it.
 	outside := filepath.Join(t.TempDir(), "outside")
+	s := newShare(t)
 	if err := os.WriteFile(outside, []byte(attempts.Secret), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +65,18 @@ func serve(t *testing.T, held bool) (socket string) {
 			t.Fatal(err)
 		}
 	}
+	nested := filepath.Join(readonly, attempts.ShareNested)
+	if err := os.Mkdir(nested, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", nested, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(nested, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
 	given := map[string]string{}
 	if held {
 		given[annotations.KeyMountsHide] = strings.Join(attempts.ShareHidden, ",")

@@ -63,6 +63,38 @@ var sources = map[string]func(p *place) (source, key string){
 		p.must(os.Symlink("../forbidden/sub", p.allowed+"/l"))
 		return p.allowed + "/l/..", "key"
 	},
+	"dots and slashes": func(p *place) (string, string) {
+		return p.allowed + "/..//./forbidden/.", "key"
+	},
+	"symlink in the middle": func(p *place) (string, string) {
+		p.must(os.Symlink("..", p.allowed+"/l"))
+		return p.allowed + "/l/forbidden", "key"
+	},
+	"symlink to a symlink": func(p *place) (string, string) {
+		p.must(os.Symlink("second", p.allowed+"/first"))
+		p.must(os.Symlink("../forbidden", p.allowed+"/second"))
+		return p.allowed + "/first", "key"
+	},
+	"symlink to what is above": func(p *place) (string, string) {
+		p.must(os.Symlink(p.top, p.allowed+"/l"))
+		return p.allowed + "/l", "forbidden/key"
+	},
+	"bind mount of a file": func(p *place) (string, string) {
+		to := p.allowed + "/file"
+		p.must(os.WriteFile(to, nil, 0o600))
+		p.must(unix.Mount(p.forbidden+"/key", to, "", unix.MS_BIND, ""))
+		p.Cleanup(func() { p.must(unix.Unmount(to, unix.MNT_DETACH)) })
+		return to, ""
+	},
+	"bind mount of a bind mount": func(p *place) (string, string) {
+		p.bind(p.forbidden, p.top+"/first")
+		p.bind(p.top+"/first", p.top+"/second")
+		return p.top + "/second", "key"
+	},
+	"mounted inside, below": func(p *place) (string, string) {
+		p.bind(p.key(p.forbidden+"/sub"), p.allowed+"/deep/in")
+		return p.allowed, "deep/in/key"
+	},
 	"bind mount": func(p *place) (string, string) {
 		p.bind(p.forbidden, p.top+"/other")
 		return p.top + "/other", "key"

@@ -26,6 +26,13 @@ char LICENSE[] SEC("license") = "GPL";
 #define PTRACE_MODE_ATTACH 2
 #define ATTR_SIZE 8
 #define SYSFS_MAGIC 0x62656572
+#define PROC_MAGIC 0x9fa0
+#define CAP_SYS_ADMIN 21
+#define NR_FSPICK 433
+#define NR_MOUNT_SETATTR 442
+#define FS_IOC_SETFLAGS 0x40086602
+#define FS_IOC_SETVERSION 0x40087602
+#define FS_IOC_FSSETXATTR 0x401c5820
 #define S_IFMT 0170000
 #define S_IFREG 0100000
 #define S_IFBLK 0060000
@@ -58,6 +65,14 @@ struct {
 	__type(key, int);
 	__type(value, u32);
 } written SEC(".maps");
+
+/* Files of the image that were mapped as code. */
+struct {
+	__uint(type, BPF_MAP_TYPE_INODE_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, u32);
+} mapped SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -113,6 +128,12 @@ static __always_inline struct scope *current_scope(u64 *id)
 {
 	*id = bpf_get_current_ancestor_cgroup_id(scope_level);
 	return bpf_map_lookup_elem(&scopes, id);
+}
+
+/* in_container: whether it has a gate or not. */
+static __always_inline bool in_container(void)
+{
+	return bpf_get_current_ancestor_cgroup_id(scope_level - 1) == containers_group;
 }
 
 static __always_inline struct label *label_of(struct inode *inode, u64 id)
@@ -191,6 +212,21 @@ static __always_inline void note(u64 id, u32 kind, u32 decision, u32 rule, const
 			return -EACCES;                                                                                \
 		return r_;                                                                                             \
 	} while (0)
+
+/* is_name compares a name of the kernel's, all of it, with one of up to fifteen bytes. */
+static __always_inline bool is_name(const void *name, const char *is, u32 size)
+{
+	char got[16] = {};
+
+	bpf_probe_read_kernel_str(got, sizeof(got), name);
+	for (u32 i = 0; i < size && i < sizeof(got); i++) {
+		if (got[i] != is[i])
+			return false;
+	}
+	return true;
+}
+
+#define IS_NAME(name, is) is_name(name, is, sizeof(is))
 
 static __always_inline bool is_regular(struct inode *inode) { return (inode->i_mode & S_IFMT) == S_IFREG; }
 
@@ -296,8 +332,17 @@ static __always_inline int foresee(struct label *l)
 	return 0;
 }
 
+/* holds_args: a run of the program may be forbidden for its arguments, and not only recorded. */
+static __always_inline bool holds_args(struct scope *s, u32 args)
+{
+	struct argset *set = bpf_map_lookup_elem(&argsets, &args);
+
+	return !set || set->firm || s->lists;
+}
+
 static __always_inline int check_program(struct scope *s, u64 id, struct inode *inode, const char *filename)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct label *l = label_of(inode, id);
 	u32 bits = l ? l->bits : 0;
 	u32 rule = l ? l->rule : 0;
@@ -314,6 +359,9 @@ static __always_inline int check_program(struct scope *s, u64 id, struct inode *
 		return refuse(id, KIND_EXEC, DECISION_DENY, RULE_IMAGE, filename, -EACCES);
 	if (bits & LABEL_ASK)
 		return refuse(id, KIND_EXEC, DECISION_ASK, rule, filename, -EACCES);
+	/* Who traces a program changes its arguments when they have been judged. */
+	if (bits & LABEL_ARGS && task->ptrace && holds_args(s, l->args))
+		return refuse(id, KIND_PTRACE, DECISION_DENY, rule, filename, -EACCES);
 	told = would_refuse(s, id, l, inode, KIND_EXEC, filename);
 	if (l && (bits & (LABEL_READONLY | LABEL_ARGS | LABEL_GUARDED) || l->would & LABEL_READONLY) && foresee(l))
 		return -EACCES;
@@ -538,6 +586,7 @@ int BPF_PROG(exec_committed, struct linux_binprm *bprm)
 		t->rule = t->next_rule;
 	}
 	t->self = t->next_self;
+	t->judged = args && holds_args(s, args);
 	t->next_flags = t->next_self = t->next_args = t->next_lists = 0;
 	if (args)
 		check_args(s, id, bprm, t, args, lists);
@@ -550,7 +599,7 @@ int BPF_PROG(task_begins, struct task_struct *task, unsigned long clone_flags)
 	struct task_struct *parent = bpf_get_current_task_btf();
 	struct task_state *from = state_of(parent, 0), *to;
 
-	if (!from || !(from->flags | from->self))
+	if (!from || !(from->flags | from->self | from->judged))
 		return 0;
 	to = state_of(task, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!to)
@@ -558,10 +607,17 @@ int BPF_PROG(task_begins, struct task_struct *task, unsigned long clone_flags)
 	to->flags = from->flags;
 	to->rule = from->rule;
 	to->self = from->self;
+	to->judged = from->judged;
 	return 0;
 }
 
 /* ---- code in memory ---- */
+
+/* mark_mapped notes that a file of the image is code in memory, which a change of the file would change too. */
+static __always_inline bool mark_mapped(struct scope *s, struct inode *inode)
+{
+	return is_regular(inode) && in_root(s, inode) && bpf_inode_storage_get(&mapped, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+}
 
 static __always_inline int check_code(struct scope *s, u64 id, struct inode *inode, struct dentry *dentry)
 {
@@ -575,7 +631,8 @@ static __always_inline int check_code(struct scope *s, u64 id, struct inode *ino
 	/* A program with conditions may only become a process the way in which they are judged. */
 	if (bits & LABEL_GUARDED && !is_own_program(inode))
 		return refuse(id, KIND_MAP, DECISION_DENY, rule, name, -EACCES);
-	if (s->flags & SCOPE_IMAGE && !(bits & LABEL_TRUSTED) && !from_image(s, inode))
+	/* The mark comes before the look, as in mark_written: of who writes and who maps at once, one sees the other. */
+	if (s->flags & SCOPE_IMAGE && !(bits & LABEL_TRUSTED) && (!mark_mapped(s, inode) || !from_image(s, inode)))
 		return refuse(id, KIND_MAP, DECISION_DENY, RULE_IMAGE, name, -EACCES);
 	would_refuse(s, id, l, inode, KIND_MAP, name);
 	return 0;
@@ -632,12 +689,58 @@ static __always_inline int check_readonly(u64 id, const void *name)
 	return 0;
 }
 
-/* mark_written notes that a file of the image may not be that any more. */
-static __always_inline bool mark_written(struct scope *s, struct inode *inode)
+/* mark_written notes that a file of the image may not be that any more, and returns what a change of it is to return:
+ * what is code in memory stays as it is. */
+static __always_inline int mark_written(struct scope *s, u64 id, struct inode *inode, const void *name)
 {
 	if (!(s->flags & (SCOPE_IMAGE | SCOPE_IMAGE_WOULD)) || !is_regular(inode) || !in_root(s, inode))
+		return 0;
+	if (!bpf_inode_storage_get(&written, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE))
+		return s->flags & SCOPE_IMAGE ? -EACCES : 0;
+	if (s->flags & SCOPE_IMAGE && bpf_inode_storage_get(&mapped, inode, 0, 0))
+		return refuse(id, KIND_CHANGE, DECISION_DENY, RULE_IMAGE, name, -EACCES);
+	return 0;
+}
+
+/* is_kernels: through the file the kernel itself is changed. In proc that is what is neither a process's nor a setting,
+ * such as the registers of the VM's devices; and the settings that take the gate's programs off their hooks, and that
+ * let the kernel write core dumps into the agent's files. */
+static __always_inline bool is_kernels(struct file *file)
+{
+	struct dentry *d = file->f_path.dentry, *up;
+	const void *name = d->d_name.name;
+	char first = 0;
+
+	if (file->f_inode->i_sb->s_magic == SYSFS_MAGIC)
 		return true;
-	return bpf_inode_storage_get(&written, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE) || !(s->flags & SCOPE_IMAGE);
+	if (file->f_inode->i_sb->s_magic != PROC_MAGIC || !is_regular(file->f_inode))
+		return false;
+	for (int i = 0; i < 8; i++) {
+		up = BPF_CORE_READ(d, d_parent);
+		if (!up || up == BPF_CORE_READ(up, d_parent)) {
+			const void *top = BPF_CORE_READ(d, d_name.name);
+
+			bpf_probe_read_kernel(&first, 1, top);
+			if (first >= '0' && first <= '9')
+				return false;
+			if (!IS_NAME(top, "sys"))
+				return true;
+			return IS_NAME(name, "ftrace_enabled") || IS_NAME(name, "suid_dumpable");
+		}
+		d = up;
+	}
+	return true;
+}
+
+/* keep_kernel refuses what changes the kernel to every container, also one that has no gate: it would take another's
+ * away. */
+static __always_inline int keep_kernel(u64 id, struct file *file)
+{
+	u32 kind = file->f_inode->i_sb->s_magic == SYSFS_MAGIC ? KIND_SYSFS : KIND_KERNEL;
+
+	if (!(file->f_mode & FMODE_WRITE) || !in_container() || !is_kernels(file))
+		return 0;
+	return refuse(id, kind, DECISION_DENY, 0, file->f_path.dentry->d_name.name, -EROFS);
 }
 
 static __always_inline int check_open(struct scope *s, u64 id, struct file *file)
@@ -666,10 +769,7 @@ static __always_inline int check_open(struct scope *s, u64 id, struct file *file
 			return refuse(id, KIND_CHANGE, DECISION_DENY, rule, name, -EACCES);
 		if (l && would & LABEL_KEPT)
 			note(id, KIND_CHANGE, DECISION_DENY, l->would_rule, name);
-		/* Through sysfs the devices of the VM can be driven, and with them its memory. */
-		if (inode->i_sb->s_magic == SYSFS_MAGIC)
-			return refuse(id, KIND_SYSFS, DECISION_DENY, 0, name, -EROFS);
-		return mark_written(s, inode) ? 0 : -EACCES;
+		return mark_written(s, id, inode, name);
 	}
 	/* Who can read a program with conditions can make a copy that has none. A script is read by who runs it. */
 	if (l && (bits | would) & LABEL_GUARDED) {
@@ -689,9 +789,10 @@ int BPF_PROG(open_file, struct file *file)
 {
 	u64 id;
 	struct scope *s = current_scope(&id);
+	int err = keep_kernel(id, file);
 
-	if (!s)
-		return 0;
+	if (err || !s)
+		RETURN(err);
 	RETURN(check_open(s, id, file));
 }
 
@@ -721,10 +822,20 @@ int BPF_PROG(set_attributes, struct mnt_idmap *idmap, struct dentry *dentry, str
 {
 	u64 id;
 	struct scope *s = current_scope(&id);
+	int err = check_change(dentry);
 
-	if (s && attr->ia_valid & ATTR_SIZE && !mark_written(s, dentry->d_inode))
-		return -EACCES;
-	RETURN(check_change(dentry));
+	if (!err && s && attr->ia_valid & ATTR_SIZE)
+		err = mark_written(s, id, dentry->d_inode, dentry->d_name.name);
+	RETURN(err);
+}
+
+/* The attributes that a file has beside its mode are changed through a descriptor that only reads. */
+SEC("lsm/file_ioctl")
+int BPF_PROG(control_file, struct file *file, unsigned int cmd, unsigned long arg)
+{
+	if (cmd != FS_IOC_SETFLAGS && cmd != FS_IOC_SETVERSION && cmd != FS_IOC_FSSETXATTR)
+		return 0;
+	RETURN(check_change(file->f_path.dentry));
 }
 
 SEC("lsm/inode_setxattr")
@@ -831,6 +942,18 @@ int BPF_PROG(look_at_file, const struct path *path)
 	RETURN(check_look(path->dentry->d_inode));
 }
 
+SEC("lsm/inode_getxattr")
+int BPF_PROG(get_xattr, struct dentry *dentry, const char *name)
+{
+	RETURN(check_look(dentry->d_inode));
+}
+
+SEC("lsm/inode_listxattr")
+int BPF_PROG(list_xattrs, struct dentry *dentry)
+{
+	RETURN(check_look(dentry->d_inode));
+}
+
 SEC("lsm/inode_permission")
 int BPF_PROG(use_file, struct inode *inode, int mask)
 {
@@ -871,7 +994,7 @@ static __always_inline int check_way(u32 kind, u32 unless)
 SEC("lsm/bpf")
 int BPF_PROG(use_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 {
-	if (bpf_get_current_ancestor_cgroup_id(scope_level - 1) != containers_group)
+	if (!in_container())
 		return 0;
 	tell(bpf_get_current_ancestor_cgroup_id(scope_level), KIND_BPF, DECISION_DENY, 0, 0, 0);
 	return -EPERM;
@@ -895,68 +1018,95 @@ int BPF_PROG(make_userns, const struct cred *cred)
 	RETURN(check_way(KIND_USERNS, SCOPE_USERNS));
 }
 
+/* check_mount: a read-only tool does not put other files in the place of those that are there. */
+static __always_inline int check_mount(void)
+{
+	u64 id;
+	struct scope *s = current_scope(&id);
+
+	if (s && check_readonly(id, 0))
+		return -EROFS;
+	return check_way(KIND_MOUNT, SCOPE_MOUNT);
+}
+
+/* Two system calls that change what is mounted have no hook but the look at the caller's capability. */
+SEC("lsm/capable")
+int BPF_PROG(use_capability, const struct cred *cred, struct user_namespace *ns, int cap, unsigned int opts)
+{
+	struct pt_regs *regs;
+
+	if (cap != CAP_SYS_ADMIN)
+		return 0;
+	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	if (regs->orig_ax != NR_MOUNT_SETATTR && regs->orig_ax != NR_FSPICK)
+		return 0;
+	RETURN(check_mount());
+}
+
 SEC("lsm/sb_mount")
 int BPF_PROG(mount_path, const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data)
 {
-	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
+	RETURN(check_mount());
 }
 
 SEC("lsm/move_mount")
 int BPF_PROG(mount_moved, const struct path *from_path, const struct path *to_path)
 {
-	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
+	RETURN(check_mount());
 }
 
 SEC("lsm/sb_umount")
 int BPF_PROG(unmount_path, struct vfsmount *mnt, int flags)
 {
-	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
+	RETURN(check_mount());
 }
 
 SEC("lsm/sb_pivotroot")
 int BPF_PROG(pivot, const struct path *old_path, const struct path *new_path)
 {
-	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
-}
-
-/* is_type compares the name of a type of file systems, all of it, with one of up to eight bytes. */
-static __always_inline bool is_type(const char *type, const char *name)
-{
-	for (int i = 0; i < 9; i++) {
-		if (type[i] != name[i])
-			return false;
-		if (!name[i])
-			break;
-	}
-	return true;
+	RETURN(check_mount());
 }
 
 SEC("lsm/sb_kern_mount")
 int BPF_PROG(mount_new, const struct super_block *sb)
 {
-	char type[16] = {};
 	u64 id;
 	struct scope *s = current_scope(&id);
+	const void *type = sb->s_type->name;
 
 	if (!s)
 		return 0;
-	/* A second mount of the same files shows them as other files, which no rule names. */
-	bpf_probe_read_kernel_str(type, sizeof(type), sb->s_type->name);
-	if (is_type(type, "virtiofs") || is_type(type, "overlay")) {
+	/* A second mount of the same files shows them as other files, which no rule names; and through tracefs the kernel's
+	 * own functions are traced. */
+	if (IS_NAME(type, "virtiofs") || IS_NAME(type, "overlay") || IS_NAME(type, "tracefs")) {
 		u32 would = !!(s->flags & SCOPE_WOULD);
 
 		tell(id, KIND_MOUNT, DECISION_DENY, would, 0, type);
 		return would ? 0 : -EPERM;
 	}
-	RETURN(check_way(KIND_MOUNT, SCOPE_MOUNT));
+	RETURN(check_mount());
 }
 
 SEC("lsm/ptrace_access_check")
 int BPF_PROG(trace_process, struct task_struct *child, unsigned int mode)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_state *t;
+	u64 id;
+	struct scope *s;
 
-	if (!(mode & PTRACE_MODE_ATTACH) || BPF_CORE_READ(child, real_parent, tgid) == task->tgid)
+	if (!(mode & PTRACE_MODE_ATTACH))
+		return 0;
+	s = current_scope(&id);
+	if (!s)
+		return 0;
+	t = state_of(child, 0);
+	if (t && t->judged)
+		RETURN(refuse(id, KIND_PTRACE, DECISION_DENY, 0, 0, -EPERM));
+	/* What it traces would change files for it. */
+	if (!(t && t->flags & TASK_READONLY) && check_readonly(id, 0))
+		return -EPERM;
+	if (BPF_CORE_READ(child, real_parent, tgid) == task->tgid)
 		return 0;
 	RETURN(check_way(KIND_PTRACE, SCOPE_PTRACE));
 }

@@ -86,6 +86,7 @@ struct task_state {
 	u32 flags;
 	u32 rule; /* why it is read-only */
 	u32 self; /* the label of the program that it runs, where that has one */
+	u32 judged; /* the arguments that it was started with were: nobody changes them now */
 	/* Of an exec that has not been committed yet. */
 	u32 next_flags;
 	u32 next_rule;
@@ -109,6 +110,7 @@ enum kind {
 	KIND_PTRACE = 12,
 	KIND_HELPER = 13,
 	KIND_SYSFS = 14,
+	KIND_KERNEL = 15,
 };
 
 enum decision {

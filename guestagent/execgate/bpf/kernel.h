@@ -38,6 +38,7 @@ struct qstr {
 };
 
 struct dentry {
+	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
 };
@@ -63,6 +64,7 @@ struct vm_area_struct {
 
 struct task_struct {
 	unsigned int flags;
+	unsigned int ptrace;
 	int pid;
 	int tgid;
 	struct task_struct *real_parent;
@@ -81,10 +83,15 @@ struct iattr {
 	unsigned int ia_valid;
 };
 
+struct pt_regs {
+	unsigned long orig_ax;
+};
+
 #pragma clang attribute pop
 
 /* Only passed on. */
 struct cred;
+struct user_namespace;
 struct mnt_idmap;
 struct posix_acl;
 struct vfsmount;

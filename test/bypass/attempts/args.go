@@ -1,6 +1,7 @@
 package attempts
 
 import (
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"runtime"
@@ -15,24 +16,28 @@ import (
 
 func init() {
 	add(Any, "a program does not run with arguments that a rule denies", map[string]func() error{
-		"args-plain":       func() error { return runs(Args, Push) },
-		"args-last":        func() error { return runs(Args, "-x", "--", "origin", Push) },
-		"args-far":         func() error { return runs(Args, append(hugeArgs(), Push)...) },
-		"args-across":      func() error { return runs(Args, strings.Repeat("x", 2048-len(Args)-1-2), Push) },
-		"args-odd-name":    argsOddName,
-		"args-empty-name":  argsEmptyName,
-		"args-script":      func() error { return runScript("#!" + Args + " " + Push + "\n") },
-		"args-copy":        func() error { return copied(Args, "/work/copy", Push) },
-		"args-hard-link":   func() error { return linked(Args, "/work/l", Push) },
-		"args-map":         func() error { return mapCode(Args, unix.PROT_READ|unix.PROT_EXEC) },
-		"args-uring-copy":  argsURing,
-		"args-race":        argsRace,
-		"args-symlink":     func() error { return symlinked(Args, "/work/l", Push) },
-		"args-proc-fd":     argsProcFD,
-		"args-user":        func() error { return ran(as(1000, Args, Push)) },
-		"args-after-error": argsAfterError,
-		"args-in-order":    func() error { return runs(Args, "-v", First, "-f", Second, "x") },
-		"args-twice":       func() error { return runs(Args, Second, First, Second) },
+		"args-plain":         func() error { return runs(Args, Push) },
+		"args-last":          func() error { return runs(Args, "-x", "--", "origin", Push) },
+		"args-far":           func() error { return runs(Args, append(hugeArgs(), Push)...) },
+		"args-across":        func() error { return runs(Args, strings.Repeat("x", 2048-len(Args)-1-2), Push) },
+		"args-odd-name":      argsOddName,
+		"args-empty-name":    argsEmptyName,
+		"args-script":        func() error { return runScript("#!" + Args + " " + Push + "\n") },
+		"args-copy":          func() error { return copied(Args, "/work/copy", Push) },
+		"args-hard-link":     func() error { return linked(Args, "/work/l", Push) },
+		"args-map":           func() error { return mapCode(Args, unix.PROT_READ|unix.PROT_EXEC) },
+		"args-uring-copy":    argsURing,
+		"args-race":          argsRace,
+		"args-symlink":       func() error { return symlinked(Args, "/work/l", Push) },
+		"args-proc-fd":       argsProcFD,
+		"args-user":          func() error { return ran(as(1000, Args, Push)) },
+		"args-after-error":   argsAfterError,
+		"args-in-order":      func() error { return runs(Args, "-v", First, "-f", Second, "x") },
+		"args-twice":         func() error { return runs(Args, Second, First, Second) },
+		"args-empty":         func() error { return runs(Args, "", "", Push, "") },
+		"args-first-process": argsFirstProcess,
+		"args-traced":        argsTraced,
+		"args-memory":        argsMemory,
 	})
 }
 
@@ -73,6 +78,63 @@ func argsProcFD() error {
 		return err
 	}
 	return runs("/proc/self/fd/"+itoa(fd), Push)
+}
+
+// argsFirstProcess runs it as the first process of a namespace, which signals do not end that come from within.
+func argsFirstProcess() error {
+	cmd := exec.Command(Args, Push)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	return ran(cmd)
+}
+
+// argsTraced starts the program with another argument, stops it before its first instruction and changes that.
+func argsTraced() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(Args, "pull")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	pid := cmd.Process.Pid
+	defer func() { _ = cmd.Process.Kill() }()
+	var ws unix.WaitStatus
+	if _, err := unix.Wait4(pid, &ws, 0, nil); err != nil {
+		return err
+	}
+	var regs unix.PtraceRegs
+	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
+		return err
+	}
+	// At the stack's top is the number of arguments, then where each is.
+	pointer := make([]byte, 8)
+	if _, err := unix.PtracePeekData(pid, uintptr(regs.Rsp)+16, pointer); err != nil {
+		return err
+	}
+	at := uintptr(binary.LittleEndian.Uint64(pointer))
+	if _, err := unix.PtracePokeData(pid, at, []byte(Push)); err != nil {
+		return err
+	}
+	if err := unix.PtraceDetach(pid); err != nil {
+		return err
+	}
+	_ = cmd.Wait()
+	if strings.Contains(out.String(), gotPush) {
+		return nil
+	}
+	return errSilent
+}
+
+// argsMemory opens the program's memory while it runs.
+func argsMemory() error {
+	cmd := exec.Command(Args, "sleep")
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	return ptraceMemory(cmd.Process.Pid)
 }
 
 func argsURing() error {

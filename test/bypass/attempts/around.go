@@ -19,6 +19,7 @@ func init() {
 		"vsock-stream":  func() error { return socket(unix.AF_VSOCK, unix.SOCK_STREAM) },
 		"vsock-dgram":   func() error { return socket(unix.AF_VSOCK, unix.SOCK_SEQPACKET) },
 		"vsock-as-user": func() error { return ran(as(1000, Self, "vsock")) },
+		"vsock-uring":   vsockURing,
 	})
 	add(Any, "the container cannot see or change the gate, or load programs of its own into the kernel", map[string]func() error{
 		"bpf-list":   func() error { return bpf(11, []uint32{0, 0}) },
@@ -41,6 +42,8 @@ func init() {
 		"mount-tree":     mountTree,
 		"mount-pivot":    mountPivot,
 		"mount-unshared": func() error { return runs(Self, "unshare-mount") },
+		"mount-setattr":  mountSetattr,
+		"mount-fspick":   mountFspick,
 	})
 	add(Any, "a process that is not one's child is not traced", map[string]func() error{
 		"ptrace-attach": func() error { return tracing(ptraceAttach) },
@@ -51,29 +54,73 @@ func init() {
 	add(Any, "the kernel starts no program of the container's outside of it", map[string]func() error{
 		"helper-core": helperCore,
 	})
-	add(Any, "the VM's devices are not driven through sysfs", map[string]func() error{
-		"sysfs-write": sysfsWrite,
+	const kernel = "what the kernel does to the container is not changed by it"
+	knobs := map[string]func() error{
+		"sysfs-write":  sysfsWrite,
+		"proc-pci":     func() error { return openFor("/proc/bus/pci/00/00.0", unix.O_RDWR) },
+		"proc-irq":     func() error { return openFor("/proc/irq/default_smp_affinity", unix.O_WRONLY) },
+		"proc-dump":    func() error { return openFor("/proc/sys/fs/suid_dumpable", unix.O_WRONLY) },
+		"proc-by-root": func() error { return openFor("/proc/self/root/proc/bus/pci/00/00.0", unix.O_RDWR) },
+	}
+	add(Any, kernel, knobs)
+	add(Any, kernel, map[string]func() error{
+		"proc-hooks": func() error { return withoutHooks("/proc", func() error { return runs(Denied) }) },
+	})
+	add(Mounts, kernel, map[string]func() error{
+		"mounts-hooks":   mountsHooks,
+		"mounts-tracefs": func() error { return unix.Mount("tracefs", Work, "tracefs", 0, "") },
+	})
+	beside := map[string]func() error{
+		"beside-bpf":   func() error { return bpf(11, []uint32{0, 0}) },
+		"beside-hooks": func() error { return withoutHooks("/proc", func() error { return nil }) },
+	}
+	for name, try := range knobs {
+		beside["beside-"+name] = try
+	}
+	add(Beside, "a container that has no gate does not take away that of another", beside)
+	add(Traces, "a program does not run with arguments that a rule denies, where any process may be traced", map[string]func() error{
+		"args-seize":      argsSeize,
+		"args-traced-too": argsTraced,
 	})
 	add(Mounts, "a denied program does not run, where the container may mount", map[string]func() error{
-		"mounts-bind":     mountsBind,
-		"mounts-overlay":  mountsOverlay,
-		"mounts-tree":     mountsTree,
-		"mounts-cgroup":   mountsCgroup,
-		"mounts-tmpfs":    mountsTmpfs,
-		"mounts-pivot":    func() error { return runs(Self, "pivot-and-run") },
-		"mounts-unshared": func() error { return runs(Self, "unshare-and-run") },
+		"mounts-bind":           mountsBind,
+		"mounts-overlay":        mountsOverlay,
+		"mounts-overlay-fsopen": mountsOverlayFsopen,
+		"mounts-overlay-userns": func() error { return ran(inUserNamespace(Self, "overlay-and-run")) },
+		"mounts-moved":          mountsMoved,
+		"mounts-race":           mountsRace,
+		"mounts-tree":           mountsTree,
+		"mounts-cgroup":         mountsCgroup,
+		"mounts-tmpfs":          mountsTmpfs,
+		"mounts-pivot":          func() error { return runs(Self, "pivot-and-run") },
+		"mounts-unshared":       func() error { return runs(Self, "unshare-and-run") },
 	})
 	addKernel(Any, "the kernel takes no code", map[string]func() error{
-		"kernel-module": func() error { return unix.InitModule([]byte("x"), "") },
-		"kernel-kexec":  kexec,
-		"kernel-mem":    func() error { return openNode("/work/mem", 1, 1) },
-		"kernel-port":   func() error { return openNode("/work/port", 1, 4) },
-		"kernel-kcore":  func() error { return openFor("/proc/kcore", unix.O_RDONLY) },
+		"kernel-module":      func() error { return unix.InitModule([]byte("x"), "") },
+		"kernel-kexec":       kexec,
+		"kernel-mem":         func() error { return openNode("/work/mem", 1, 1) },
+		"kernel-port":        func() error { return openNode("/work/port", 1, 4) },
+		"kernel-kcore":       func() error { return openFor("/proc/kcore", unix.O_RDONLY) },
+		"kernel-module-file": func() error { return unix.FinitModule(0, "", 0) },
+		"kernel-msr":         func() error { return openNode("/work/msr", 202, 0) },
+		"kernel-nvram":       func() error { return openNode("/work/nvram", 10, 144) },
+		"kernel-ports":       func() error { return unix.Iopl(3) },
+		"kernel-sysrq":       func() error { return openFor("/proc/sysrq-trigger", unix.O_WRONLY) },
+		"kernel-uselib":      kernelUselib,
+		"kernel-binfmt":      func() error { return unix.Mount("binfmt_misc", Work, "binfmt_misc", 0, "") },
+		"kernel-debugfs":     func() error { return unix.Mount("debugfs", Work, "debugfs", 0, "") },
+		"kernel-swap":        kernelSwap,
+		"kernel-userfaultfd": kernelUserfaultfd,
+	})
+	addKernel(Mounts, "no hierarchy of groups is made that starts programs outside of the container", map[string]func() error{
+		"kernel-cgroup-v1": func() error { return unix.Mount("cgroup", Work, "cgroup", 0, "none,name=x") },
 	})
 	addKernel(Any, "the agent is out of reach", map[string]func() error{
 		"agent-kill":   agentKill,
 		"agent-setns":  agentSetns,
 		"agent-cgroup": agentCgroup,
+		"agent-reboot": agentReboot,
+		"agent-signal": agentSignal,
 	})
 	role("vsock", func([]string) error { return socket(unix.AF_VSOCK, unix.SOCK_STREAM) })
 	role("clone-user", func([]string) error { return ran(inUserNamespace(Self, "nothing")) })
@@ -97,6 +144,8 @@ func init() {
 		}
 		return mountsBind()
 	})
+	role("overlay-and-run", func([]string) error { return mountsOverlay() })
+	role("reboot", func([]string) error { return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF) })
 	role("pivot-and-run", pivotAndRun)
 	role("leak", leak)
 	role("sleep", func([]string) error { time.Sleep(20 * time.Second); return nil })
@@ -177,6 +226,139 @@ func mountTree() error {
 	return unix.MoveMount(fd, "", unix.AT_FDCWD, Work, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
+func vsockURing() error {
+	fd, err := byURing(opSocket, unix.AF_VSOCK, "", unix.SOCK_STREAM, 0, 0)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+// mountSetattr changes a mount by a system call that asks no hook about mounts.
+func mountSetattr() error {
+	return unix.MountSetattr(unix.AT_FDCWD, Tmp, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID})
+}
+
+// mountFspick configures a file system that is mounted anew.
+func mountFspick() error {
+	fd, err := unix.Fspick(unix.AT_FDCWD, Tmp, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.FsconfigSetString(fd, "size", "1M"); err != nil {
+		return err
+	}
+	return unix.FsconfigReconfigure(fd)
+}
+
+// withoutHooks turns off what the gate's programs are called by, and says whether that did anything.
+func withoutHooks(proc string, try func() error) error {
+	name := proc + "/sys/kernel/ftrace_enabled"
+	if err := os.WriteFile(name, []byte("0"), 0); err != nil {
+		return err
+	}
+	defer func() { _ = os.WriteFile(name, []byte("1"), 0) }()
+	return try()
+}
+
+func mountsHooks() error {
+	if err := unix.Mount("proc", Work, "proc", 0, ""); err != nil {
+		return err
+	}
+	return withoutHooks(Work, func() error { return runs(Denied) })
+}
+
+func mountsOverlayFsopen() error {
+	fs, err := unix.Fsopen("overlay", 0)
+	if err != nil {
+		return err
+	}
+	for _, lower := range []string{"/usr/bin", "/etc"} {
+		if err := unix.FsconfigSetString(fs, "lowerdir+", lower); err != nil {
+			return err
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return err
+	}
+	fd, err := unix.Fsmount(fs, 0, 0)
+	if err != nil {
+		return err
+	}
+	return runs("/proc/" + itoa(os.Getpid()) + "/fd/" + itoa(fd) + "/denied")
+}
+
+// mountsMoved covers the programs' folder and looks for the program at another place.
+func mountsMoved() error {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "/usr", unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE)
+	if err != nil {
+		return err
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, Work, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", "/usr", "tmpfs", 0, ""); err != nil {
+		return err
+	}
+	return runs("/work/bin/denied")
+}
+
+// mountsRace mounts the program over another and away again, while that is started.
+func mountsRace() error {
+	const cover = "/usr/bin/cover"
+	if err := os.WriteFile(cover, tiny("harmless\n"), 0o755); err != nil { //nolint:gosec // a program
+		return err
+	}
+	return race(func() {
+		_ = unix.Mount(Denied, cover, "", unix.MS_BIND, "")
+		_ = unix.Unmount(cover, unix.MNT_DETACH)
+	}, func() error { return runs(cover) })
+}
+
+// argsSeize takes hold of a program that runs already and is nobody's child here.
+func argsSeize() error {
+	return tracingOf(Args, ptraceAttach)
+}
+
+func kernelUselib() error {
+	name, err := unix.BytePtrFromString(Image)
+	if err != nil {
+		return err
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_USELIB, uintptr(unsafe.Pointer(name)), 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func kernelSwap() error {
+	name, err := unix.BytePtrFromString(File)
+	if err != nil {
+		return err
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(name)), 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func kernelUserfaultfd() error {
+	if _, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// agentReboot ends the VM, or in a namespace of its own only that.
+func agentReboot() error {
+	cmd := exec.Command(Self, "reboot")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	return ran(cmd)
+}
+
+// agentSignal stops every process that it sees, but for itself.
+func agentSignal() error { return unix.Kill(-1, unix.SIGSTOP) }
+
 func mountPivot() error {
 	if err := unix.Mount(Work, Work, "", unix.MS_BIND, ""); err != nil {
 		return err
@@ -243,8 +425,10 @@ func pivotAndRun([]string) error {
 }
 
 // tracing gives attack a process that is not a child of it.
-func tracing(attack func(pid int) error) error {
-	cmd := exec.Command(Self, "in-session", Self, "sleep")
+func tracing(attack func(pid int) error) error { return tracingOf(Self, attack) }
+
+func tracingOf(program string, attack func(pid int) error) error {
+	cmd := exec.Command(Self, "in-session", program, "sleep")
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -261,7 +445,7 @@ func tracing(attack func(pid int) error) error {
 		}
 		// Go tries its process handles on a child that is gone at once and has the
 		// name of its parent.
-		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && string(line) == Self+"\x00sleep\x00" {
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && string(line) == program+"\x00sleep\x00" {
 			defer func() { _ = unix.Kill(pid, unix.SIGKILL) }()
 			return attack(pid)
 		}

@@ -55,6 +55,10 @@ const (
 	Any Policy = "any"
 	// Mounts is Any, and the container may mount.
 	Mounts Policy = "mounts"
+	// Traces is Any, and the container may trace any process.
+	Traces Policy = "traces"
+	// Beside: the gate is another container's.
+	Beside Policy = "beside"
 	// FromImage: mode image.
 	FromImage Policy = "image"
 	// Audit is Any, where every rule only records.

@@ -17,34 +17,44 @@ import (
 
 func init() {
 	add(Any, "a denied program does not run, by whatever name or way", map[string]func() error{
-		"denied-direct":      func() error { return runs(Denied) },
-		"denied-odd-path":    func() error { return runs("//usr/bin/../../usr//bin/./denied") },
-		"denied-huge-argv":   func() error { return runs(Denied, hugeArgs()...) },
-		"denied-symlink":     func() error { return then(os.Symlink(Denied, "/work/l"), "/work/l") },
-		"denied-odd-name":    func() error { return then(os.Symlink(Denied, "/work/\n\x1b[2J\xff\xfe"), "/work/\n\x1b[2J\xff\xfe") },
-		"denied-hard-link":   func() error { return then(os.Link(Denied, "/work/l"), "/work/l") },
-		"denied-rename":      func() error { return then(os.Rename(Denied, "/work/l"), "/work/l") },
-		"denied-rename-dir":  func() error { return then(os.Rename("/usr/bin", "/work/bin"), "/work/bin/denied") },
-		"denied-exchange":    deniedExchange,
-		"denied-chroot":      deniedChroot,
-		"denied-copy":        func() error { return thenCopy("/work/copy") },
-		"denied-copy-tmpfs":  func() error { return thenCopy(Tmp + "/copy") },
-		"denied-memfd":       deniedMemfd,
-		"denied-execveat":    deniedExecveat,
-		"denied-proc-fd":     deniedProcFD,
-		"denied-proc-root":   func() error { return runs("/proc/self/root" + Denied) },
-		"denied-proc-pid":    func() error { return runs(fmt.Sprintf("/proc/%d/root/%s", os.Getpid(), Denied)) },
-		"denied-interpreter": func() error { return thenScript("/work/s", Denied) },
-		"denied-as-user":     func() error { return ran(as(1000, Denied)) },
-		"denied-uring-copy":  deniedURing,
-		"denied-swap-race":   deniedSwapRace,
-		"denied-link-race":   deniedLinkRace,
-		"denied-map":         func() error { return mapCode(Denied, unix.PROT_READ|unix.PROT_EXEC) },
-		"denied-protect":     func() error { return protectCode(Denied) },
-		"denied-handle":      deniedHandle,
-		"denied-thread":      deniedThread,
-		"asked-direct":       func() error { return runs(Asked) },
-		"asked-copy":         func() error { return thenCopyOf(Asked, "/work/copy") },
+		"denied-direct":          func() error { return runs(Denied) },
+		"denied-odd-path":        func() error { return runs("//usr/bin/../../usr//bin/./denied") },
+		"denied-huge-argv":       func() error { return runs(Denied, hugeArgs()...) },
+		"denied-symlink":         func() error { return then(os.Symlink(Denied, "/work/l"), "/work/l") },
+		"denied-odd-name":        func() error { return then(os.Symlink(Denied, "/work/\n\x1b[2J\xff\xfe"), "/work/\n\x1b[2J\xff\xfe") },
+		"denied-hard-link":       func() error { return then(os.Link(Denied, "/work/l"), "/work/l") },
+		"denied-rename":          func() error { return then(os.Rename(Denied, "/work/l"), "/work/l") },
+		"denied-rename-dir":      func() error { return then(os.Rename("/usr/bin", "/work/bin"), "/work/bin/denied") },
+		"denied-exchange":        deniedExchange,
+		"denied-chroot":          deniedChroot,
+		"denied-copy":            func() error { return thenCopy("/work/copy") },
+		"denied-copy-tmpfs":      func() error { return thenCopy(Tmp + "/copy") },
+		"denied-memfd":           deniedMemfd,
+		"denied-execveat":        deniedExecveat,
+		"denied-proc-fd":         deniedProcFD,
+		"denied-proc-root":       func() error { return runs("/proc/self/root" + Denied) },
+		"denied-proc-pid":        func() error { return runs(fmt.Sprintf("/proc/%d/root/%s", os.Getpid(), Denied)) },
+		"denied-interpreter":     func() error { return thenScript("/work/s", Denied) },
+		"denied-as-user":         func() error { return ran(as(1000, Denied)) },
+		"denied-uring-copy":      deniedURing,
+		"denied-swap-race":       deniedSwapRace,
+		"denied-link-race":       deniedLinkRace,
+		"denied-map":             func() error { return mapCode(Denied, unix.PROT_READ|unix.PROT_EXEC) },
+		"denied-protect":         func() error { return protectCode(Denied) },
+		"denied-handle":          deniedHandle,
+		"denied-thread":          deniedThread,
+		"denied-elf-interpreter": deniedElfInterpreter,
+		"denied-script-chain":    deniedScriptChain,
+		"denied-o-path-read":     deniedOPathRead,
+		"denied-no-argv":         func() error { return child("no-argv", Denied) },
+		"denied-long-path":       func() error { return runs("/" + strings.Repeat("./", 2040) + "usr/bin/denied") },
+		"denied-dirfd":           func() error { return child("execveat-below", "/usr/bin", "denied") },
+		"denied-relative":        deniedRelative,
+		"denied-in-place":        func() error { return child("become", Denied) },
+		"denied-uring-polled":    func() error { return uringPolled(Denied) },
+		"denied-pid-namespace":   deniedPidNamespace,
+		"asked-direct":           func() error { return runs(Asked) },
+		"asked-copy":             func() error { return thenCopyOf(Asked, "/work/copy") },
 	})
 	add(Any, "a file that a rule names stays as it is", map[string]func() error{
 		"change-write":    func() error { return openFor(Denied, unix.O_WRONLY) },
@@ -61,6 +71,11 @@ func init() {
 		"hidden-stat":   func() error { _, err := os.Stat(Hidden); return err },
 		"hidden-access": func() error { return unix.Access(Hidden, unix.F_OK) },
 		"hidden-link":   func() error { return then(os.Link(Hidden, "/work/l"), "/work/l") },
+		"hidden-o-path": func() error { return statOf(unix.Open(Hidden, unix.O_PATH, 0)) },
+		"hidden-handle": func() error { return openByHandle(Hidden) },
+		"hidden-xattr":  func() error { return none(unix.Getxattr(Hidden, "security.capability", nil)) },
+		"hidden-xattrs": func() error { return none(unix.Listxattr(Hidden, nil)) },
+		"hidden-watch":  hiddenWatch,
 	})
 	addKernel(Any, "there are no 32-bit system calls", map[string]func() error{
 		"kernel-32-bit": func() error {
@@ -168,6 +183,89 @@ func init() {
 			uintptr(unsafe.Pointer(&argv[0])), 0, unix.AT_EMPTY_PATH, 0)
 		return errno
 	})
+	role("execveat-below", func(args []string) error {
+		dir, err := unix.Open(args[0], unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		name, err := unix.BytePtrFromString(args[1])
+		if err != nil {
+			return err
+		}
+		argv, err := syscall.SlicePtrFromStrings(args[1:])
+		if err != nil {
+			return err
+		}
+		_, _, errno := unix.Syscall6(unix.SYS_EXECVEAT, uintptr(dir), uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(&argv[0])), 0, 0, 0)
+		return errno
+	})
+	// Without any argument, not even a name.
+	role("no-argv", func(args []string) error {
+		name, err := unix.BytePtrFromString(args[0])
+		if err != nil {
+			return err
+		}
+		_, _, errno := unix.Syscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(name)), 0, 0)
+		return errno
+	})
+}
+
+// deniedElfInterpreter has the kernel load the program as the loader of another.
+func deniedElfInterpreter() error {
+	return then(os.WriteFile("/work/p", interpreted(Denied), 0o755), "/work/p") //nolint:gosec // a program
+}
+
+func deniedScriptChain() error {
+	if err := os.WriteFile("/work/first", []byte("#!"+Denied+"\n"), 0o755); err != nil { //nolint:gosec // a program
+		return err
+	}
+	return thenScript("/work/second", "/work/first")
+}
+
+// deniedOPathRead makes a descriptor that reads of one that only names.
+func deniedOPathRead() error {
+	fd, err := unix.Open(Denied, unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	return thenCopyOf("/proc/self/fd/"+itoa(fd), "/work/copy")
+}
+
+func deniedRelative() error {
+	cmd := exec.Command("./denied")
+	cmd.Dir = "/usr/bin"
+	return ran(cmd)
+}
+
+// deniedPidNamespace runs it as the first process of a namespace.
+func deniedPidNamespace() error {
+	cmd := exec.Command(Denied)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWTIME}
+	return ran(cmd)
+}
+
+func statOf(fd int, err error) error {
+	if err != nil {
+		return err
+	}
+	return unix.Fstat(fd, &unix.Stat_t{})
+}
+
+// none is nil where there is a file to look at, which has no such attribute.
+func none(_ int, err error) error {
+	if errors.Is(err, unix.ENODATA) {
+		return nil
+	}
+	return err
+}
+
+func hiddenWatch() error {
+	fd, err := unix.InotifyInit1(0)
+	if err != nil {
+		return err
+	}
+	_, err = unix.InotifyAddWatch(fd, Hidden, unix.IN_OPEN)
+	return err
 }
 
 func deniedExecveat() error { return child("execveat", Denied) }
@@ -180,17 +278,23 @@ func deniedProcFD() error {
 	return runs(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd))
 }
 
-// deniedHandle opens the program by its number, without any name.
-func deniedHandle() error {
-	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, Denied, 0)
+// byNumber opens a file by its number, without any name.
+func byNumber(path string) (int, error) {
+	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	mount, err := unix.Open("/usr", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	fd, err := unix.OpenByHandleAt(mount, handle, unix.O_RDONLY)
+	return unix.OpenByHandleAt(mount, handle, unix.O_RDONLY)
+}
+
+func openByHandle(path string) error { return statOf(byNumber(path)) }
+
+func deniedHandle() error {
+	fd, err := byNumber(Denied)
 	if err != nil {
 		return err
 	}

@@ -1,35 +1,47 @@
 package attempts
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"runtime"
+	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 func init() {
 	add(FromImage, "only what came with the image runs", map[string]func() error{
-		"image-copy":        func() error { return thenCopyOf(Image, "/work/copy") },
-		"image-copy-tmpfs":  func() error { return thenCopyOf(Image, Tmp+"/copy") },
-		"image-own-program": func() error { return runOwn("/work/own") },
-		"image-overwrite":   func() error { return runOwn(Image) },
-		"image-append":      imageAppend,
-		"image-truncate":    imageTruncate,
-		"image-replace":     imageReplace,
-		"image-memfd":       func() error { return runMemory(tiny(Marker + "\n")) },
-		"image-tmpfile":     imageTmpfile,
-		"image-script":      func() error { return runScript("#!" + Image + "\n") },
-		"image-back-date":   imageBackDate,
-		"image-clock":       imageClock,
-		"image-map":         imageMap,
-		"image-protect":     imageProtect,
-		"image-memfd-map":   imageMemfdMap,
-		"image-shm":         imageSharedMemory,
-		"image-open-writer": imageOpenWriter,
-		"image-race":        imageRace,
-		"image-uring":       imageURing,
-		"image-proc-fd":     imageProcFD,
-		"image-mmap-write":  imageMmapWrite,
+		"image-copy":                func() error { return thenCopyOf(Image, "/work/copy") },
+		"image-copy-tmpfs":          func() error { return thenCopyOf(Image, Tmp+"/copy") },
+		"image-own-program":         func() error { return runOwn("/work/own") },
+		"image-overwrite":           func() error { return runOwn(Image) },
+		"image-append":              imageAppend,
+		"image-truncate":            imageTruncate,
+		"image-replace":             imageReplace,
+		"image-memfd":               func() error { return runMemory(tiny(Marker + "\n")) },
+		"image-tmpfile":             imageTmpfile,
+		"image-script":              func() error { return runScript("#!" + Image + "\n") },
+		"image-back-date":           imageBackDate,
+		"image-clock":               imageClock,
+		"image-map":                 imageMap,
+		"image-protect":             imageProtect,
+		"image-memfd-map":           imageMemfdMap,
+		"image-shm":                 imageSharedMemory,
+		"image-open-writer":         imageOpenWriter,
+		"image-race":                imageRace,
+		"image-uring":               imageURing,
+		"image-proc-fd":             imageProcFD,
+		"image-mmap-write":          imageMmapWrite,
+		"image-write-mapped":        func() error { return imageChangeMapped(func() error { return openFor(Image, unix.O_RDWR) }) },
+		"image-truncate-mapped":     func() error { return imageChangeMapped(func() error { return unix.Truncate(Image, 1<<16) }) },
+		"image-personality":         func() error { return imagePersonality(false) },
+		"image-personality-protect": func() error { return imagePersonality(true) },
+		"image-remap":               imageRemap,
+		"image-interpreter":         imageInterpreter,
+		"image-exhausted":           func() error { return exhausting(eatMemory, func() error { return runOwn("/work/own") }) },
 	})
 	add(Listed, "only what is listed runs, and stays what it is", map[string]func() error{
 		"listed-unlisted":  func() error { return runs(Image) },
@@ -43,6 +55,7 @@ func init() {
 		"listed-map-own":   imageMap,
 		"listed-proc-fd":   func() error { return child("execveat", Image) },
 		"listed-as-user":   func() error { return ran(as(1000, Image)) },
+		"listed-flags":     func() error { return setFlags(Self) },
 		"listed-rename":    func() error { return then(os.Rename(Image, "/work/i"), "/work/i") },
 	})
 }
@@ -226,6 +239,102 @@ func imageMmapWrite() error {
 		return err
 	}
 	return mapCode(Image, unix.PROT_READ|unix.PROT_EXEC)
+}
+
+// imageChangeMapped changes a file whose code is in memory, and with it that code.
+func imageChangeMapped(change func() error) error {
+	if err := mapCode(Image, unix.PROT_READ|unix.PROT_EXEC); err != nil {
+		return err
+	}
+	return change()
+}
+
+// imagePersonality has the kernel make code of what is only asked to be read.
+func imagePersonality(protect bool) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const readImpliesExec = 0x0400000
+	if _, _, errno := unix.Syscall(unix.SYS_PERSONALITY, readImpliesExec, 0, 0); errno != 0 {
+		return errno
+	}
+	defer func() { _, _, _ = unix.Syscall(unix.SYS_PERSONALITY, 0, 0, 0) }()
+	fd, err := ownFile(unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	prot := unix.PROT_READ
+	if protect {
+		prot = unix.PROT_NONE
+	}
+	b, err := unix.Mmap(fd, 0, 4096, prot, unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	if protect {
+		if err := unix.Mprotect(b, unix.PROT_READ); err != nil {
+			return err
+		}
+	}
+	return isCode(b)
+}
+
+// imageRemap maps the file to be read and then, with another personality, maps its pages anew.
+func imageRemap() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// Of a file that may only be read there is no shared mapping.
+	fd, err := ownFile(unix.O_RDWR)
+	if err != nil {
+		return err
+	}
+	b, err := unix.Mmap(fd, 0, 8192, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	const readImpliesExec = 0x0400000
+	if _, _, errno := unix.Syscall(unix.SYS_PERSONALITY, readImpliesExec, 0, 0); errno != 0 {
+		return errno
+	}
+	defer func() { _, _, _ = unix.Syscall(unix.SYS_PERSONALITY, 0, 0, 0) }()
+	if _, _, errno := unix.Syscall6(unix.SYS_REMAP_FILE_PAGES, uintptr(unsafe.Pointer(&b[0])), 4096, 0, 1, 0, 0); errno != 0 {
+		return errno
+	}
+	return isCode(b)
+}
+
+// ownFile opens a file that this program has written.
+func ownFile(flags int) (int, error) {
+	if err := os.WriteFile("/work/own", append(tiny(Marker+"\n"), make([]byte, 8192)...), 0o755); err != nil { //nolint:gosec // a program
+		return 0, err
+	}
+	return unix.Open("/work/own", flags, 0)
+}
+
+// isCode is nil where the memory that begins with b may be run.
+func isCode(b []byte) error {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	for _, line := range strings.Split(string(maps), "\n") {
+		var from, to uintptr
+		var how string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &how); err != nil {
+			continue
+		}
+		if at := uintptr(unsafe.Pointer(&b[0])); from <= at && at < to && len(how) > 2 && how[2] == 'x' {
+			return nil
+		}
+	}
+	return errors.New("it may only be read")
+}
+
+// imageInterpreter names one of its own as the loader of a program.
+func imageInterpreter() error {
+	if err := writeProgram("/work/own"); err != nil {
+		return err
+	}
+	return then(os.WriteFile("/work/p", interpreted("/work/own"), 0o755), "/work/p") //nolint:gosec // a program
 }
 
 func listedReplace() error {

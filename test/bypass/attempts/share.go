@@ -33,6 +33,10 @@ const (
 	ShareDestination = "/w"
 )
 
+// ShareNested is a folder of the read-only mount where the host has mounted
+// something else.
+const ShareNested = "nested"
+
 // ShareHidden are the patterns of what is hidden. The kernel may show the other
 // mount to who asks for the share once more, so they are about both.
 var ShareHidden = []string{"/w/*/.env*", "/w/*/a/secret", "/w/**/key", "/ro/*/a/secret"}
@@ -113,17 +117,41 @@ func init() {
 		"share-create":        func(d string) error { return openFor(d+"/.env.mine", unix.O_WRONLY|unix.O_CREAT) },
 		"share-link-there":    func(d string) error { return unix.Link(d+"/plain", d+"/.env.mine") },
 		"share-move-there":    func(d string) error { return unix.Rename(d+"/plain", d+"/.env") },
+		"share-stat":          func(d string) error { return unix.Lstat(d+"/.env", &unix.Stat_t{}) },
+		"share-xattr":         func(d string) error { return none(unix.Getxattr(d+"/.env", "user.none", nil)) },
+		"share-open-tree":     cloned,
+		"share-mkdir-there":   func(d string) error { return unix.Mkdir(d+"/.env.d", 0o755) },
+		"share-symlink-there": func(d string) error { return unix.Symlink("plain", d+"/.env.l") },
+		"share-node-there":    func(d string) error { return unix.Mknod(d+"/.env.n", unix.S_IFREG|0o600, 0) },
+		"share-later-deep": func(d string) error {
+			if err := os.MkdirAll(d+"/deep/later", 0o755); err != nil {
+				return err
+			}
+			return openFor(d+"/deep/later/key", unix.O_WRONLY|unix.O_CREAT)
+		},
+		"share-uring-remove":  func(d string) error { _, err := byURing(opUnlinkat, unix.AT_FDCWD, d+"/.env", 0, 0, 0); return err },
 		"share-race-exchange": raceExchange,
 		"share-race-bind":     raceBind,
 	}))
 	const forced = "a read-only mount is read-only, whatever the guest remounts"
 	add(Shared, forced, onShare(readOnly, map[string]func(string) error{
-		"share-ro-write":   func(d string) error { return openFor(d+"/plain", unix.O_WRONLY) },
-		"share-ro-create":  func(d string) error { return openFor(d+"/new", unix.O_WRONLY|unix.O_CREAT) },
-		"share-ro-unlink":  func(d string) error { return unix.Unlink(d + "/plain") },
-		"share-ro-rename":  func(d string) error { return unix.Rename(d+"/plain", d+"/moved") },
-		"share-ro-link":    func(d string) error { return unix.Link(d+"/plain", d+"/linked") },
-		"share-ro-chmod":   func(d string) error { return unix.Chmod(d+"/plain", 0o777) },
+		"share-ro-write":    func(d string) error { return openFor(d+"/plain", unix.O_WRONLY) },
+		"share-ro-create":   func(d string) error { return openFor(d+"/new", unix.O_WRONLY|unix.O_CREAT) },
+		"share-ro-unlink":   func(d string) error { return unix.Unlink(d + "/plain") },
+		"share-ro-rename":   func(d string) error { return unix.Rename(d+"/plain", d+"/moved") },
+		"share-ro-link":     func(d string) error { return unix.Link(d+"/plain", d+"/linked") },
+		"share-ro-chmod":    func(d string) error { return unix.Chmod(d+"/plain", 0o777) },
+		"share-ro-mkdir":    func(d string) error { return unix.Mkdir(d+"/dir", 0o755) },
+		"share-ro-symlink":  func(d string) error { return unix.Symlink("plain", d+"/l") },
+		"share-ro-truncate": func(d string) error { return unix.Truncate(d+"/plain", 0) },
+		"share-ro-times":    func(d string) error { return os.Chtimes(d+"/plain", time.Unix(1, 0), time.Unix(1, 0)) },
+		"share-ro-owner":    func(d string) error { return os.Lchown(d+"/plain", 1, 1) },
+		"share-ro-exchange": func(d string) error {
+			return unix.Renameat2(unix.AT_FDCWD, d+"/a", unix.AT_FDCWD, d+"/b", unix.RENAME_EXCHANGE)
+		},
+		"share-ro-uring": func(d string) error { _, err := uringOpen(d+"/plain", unix.O_WRONLY); return err },
+		// After the second mount, of which the kernel would show this one.
+		"share-under-ro":   func(string) error { return openFor(readOnly+"/"+ShareNested+"/new", unix.O_WRONLY|unix.O_CREAT) },
 		"share-ro-remount": func(d string) error { return remounted(readOnly, d+"/plain") },
 		"share-ro-bind": func(d string) error {
 			if err := mountOn(d, "/run/ro-bind", unix.MS_BIND); err != nil {
@@ -255,6 +283,16 @@ func secondMount(below ...string) error {
 		}
 	}
 	return fs.ErrNotExist
+}
+
+// cloned looks at a copy of the mount that is attached nowhere.
+func cloned(dir string) error {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return secret("/proc/self/fd/" + strconv.Itoa(fd) + "/.env")
 }
 
 func overlaid(dir string) error {

@@ -4,17 +4,24 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// The parts of io_uring's interface that opening a file takes.
+// The parts of io_uring's interface that the attempts take.
 const (
 	opOpenat    = 18
+	opUnlinkat  = 36
+	opMkdirat   = 37
+	opSocket    = 45
 	offsetSQ    = 0
 	offsetSQEs  = 0x10000000
 	enterEvents = 1
+	enterWakeUp = 2
+	setupSQPoll = 2
 )
 
 type uringParams struct {
@@ -30,40 +37,90 @@ type uringParams struct {
 	}
 }
 
-// uringOpen opens a file through io_uring, in which no system call names it.
-func uringOpen(path string, flags int) (int, error) {
-	var p uringParams
-	ring, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&p)), 0)
+// uring is a ring with room for one operation at a time.
+type uring struct {
+	fd          int
+	params      uringParams
+	rings, sqes []byte
+}
+
+func newURing(flags uint32) (*uring, error) {
+	u := &uring{params: uringParams{flags: flags}}
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&u.params)), 0)
 	if errno != 0 {
-		return 0, errno
+		return nil, errno
 	}
-	defer func() { _ = unix.Close(int(ring)) }()
+	u.fd = int(fd)
+	p := &u.params
 	size := max(int(p.sq.array)+int(p.sqEntries)*4, int(p.cq.cqes)+int(p.cqEntries)*16)
-	rings, err := unix.Mmap(int(ring), offsetSQ, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return 0, err
+	var err error
+	if u.rings, err = unix.Mmap(u.fd, offsetSQ, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return nil, err
 	}
-	sqes, err := unix.Mmap(int(ring), offsetSQEs, int(p.sqEntries)*64, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return 0, err
+	if u.sqes, err = unix.Mmap(u.fd, offsetSQEs, int(p.sqEntries)*64, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return nil, err
 	}
+	return u, nil
+}
+
+// do has the ring carry out one operation on a path, or on none.
+func (u *uring) do(op byte, fd int32, path string, offset uint64, length, opFlags uint32) (int, error) {
+	p, sqe := &u.params, u.sqes[:64]
+	sqe[0] = op
+	*(*int32)(unsafe.Pointer(&sqe[4])) = fd
+	*(*uint64)(unsafe.Pointer(&sqe[8])) = offset
 	name := append([]byte(path), 0)
-	at := int32(unix.AT_FDCWD)
-	sqes[0] = opOpenat
-	*(*int32)(unsafe.Pointer(&sqes[4])) = at
-	*(*uint64)(unsafe.Pointer(&sqes[16])) = uint64(uintptr(unsafe.Pointer(&name[0])))
-	*(*uint32)(unsafe.Pointer(&sqes[24])) = 0o644
-	*(*uint32)(unsafe.Pointer(&sqes[28])) = uint32(flags)
-	*(*uint32)(unsafe.Pointer(&rings[p.sq.array])) = 0
-	*(*uint32)(unsafe.Pointer(&rings[p.sq.tail]))++
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, ring, 1, 1, enterEvents, 0, 0); errno != 0 {
+	if path != "" {
+		*(*uint64)(unsafe.Pointer(&sqe[16])) = uint64(uintptr(unsafe.Pointer(&name[0])))
+	}
+	*(*uint32)(unsafe.Pointer(&sqe[24])) = length
+	*(*uint32)(unsafe.Pointer(&sqe[28])) = opFlags
+	*(*uint32)(unsafe.Pointer(&u.rings[p.sq.array])) = 0
+	tail := (*uint32)(unsafe.Pointer(&u.rings[p.sq.tail]))
+	atomic.StoreUint32(tail, *tail+1)
+	flags := uintptr(enterEvents)
+	if p.flags&setupSQPoll != 0 {
+		flags |= enterWakeUp
+	}
+	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(u.fd), 1, 1, flags, 0, 0); errno != 0 {
 		return 0, errno
 	}
-	result := *(*int32)(unsafe.Pointer(&rings[p.cq.cqes+8]))
+	result := *(*int32)(unsafe.Pointer(&u.rings[p.cq.cqes+8]))
+	runtime.KeepAlive(name)
 	if result < 0 {
 		return 0, fmt.Errorf("io_uring: %w", unix.Errno(-result))
 	}
 	return int(result), nil
+}
+
+func (u *uring) close() { _ = unix.Close(u.fd) }
+
+// byURing does one operation through a ring of its own, in which no system call names it.
+func byURing(op byte, fd int32, path string, offset uint64, length, opFlags uint32) (int, error) {
+	u, err := newURing(0)
+	if err != nil {
+		return 0, err
+	}
+	defer u.close()
+	return u.do(op, fd, path, offset, length, opFlags)
+}
+
+func uringOpen(path string, flags int) (int, error) {
+	return byURing(opOpenat, unix.AT_FDCWD, path, 0, 0o644, uint32(flags))
+}
+
+// uringPolled has a thread of the kernel's open the file.
+func uringPolled(path string) error {
+	u, err := newURing(setupSQPoll)
+	if err != nil {
+		return err
+	}
+	defer u.close()
+	fd, err := u.do(opOpenat, unix.AT_FDCWD, path, 0, 0, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 func uringRead(path string) ([]byte, error) {

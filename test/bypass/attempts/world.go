@@ -9,9 +9,24 @@ import (
 	"strings"
 )
 
-// World makes the files of an attempt's container below root. self is this
-// program; the larger of them are left out for an attempt that does without.
-func World(root, self, attempt string) error {
+// Store keeps copies of this program, self, in a folder of the file system that
+// the containers' files will be on.
+func Store(store, self string) error {
+	if err := os.MkdirAll(store, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{Self, Args, Readonly} {
+		if err := copyFile(filepath.Join(store, filepath.Base(name)), self); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// World makes the files of an attempt's container below root. The larger of them
+// are those of the store, by a link: an emulator knows their code already. They
+// are left out for an attempt that does without.
+func World(root, store, attempt string) error {
 	at := func(name string) string { return filepath.Join(root, name) }
 	for _, dir := range []string{"bin", "usr/bin", "tmp", "work", "proc", "sys", "dev", "etc"} {
 		if err := os.MkdirAll(at(dir), 0o755); err != nil {
@@ -29,7 +44,7 @@ func World(root, self, attempt string) error {
 		large = append(large, Args, Readonly)
 	}
 	for _, name := range large {
-		if err := copyFile(at(name), self); err != nil {
+		if err := os.Link(filepath.Join(store, filepath.Base(name)), at(name)); err != nil {
 			return err
 		}
 	}
@@ -70,7 +85,7 @@ func tiny(text string) []byte {
 		0x31, 0xff, // xor edi, edi
 		0x0f, 0x05, // syscall
 	}
-	return program(code, 11, 16, text)
+	return program(loadAddress, code, 11, 16, text)
 }
 
 // tiny32 prints by way of the 32-bit system calls.
@@ -85,23 +100,51 @@ func tiny32(text string) []byte {
 		0x31, 0xdb, // xor ebx, ebx
 		0xcd, 0x80, // int 0x80
 	}
-	return program(code, 11, 16, text)
+	return program(loadAddress, code, 11, 16, text)
 }
 
 // crashing is a program that does what no processor knows.
-func crashing() []byte { return program([]byte{0x0f, 0x0b, 0, 0, 0, 0, 0, 0}, 2, 4, "") }
+func crashing() []byte { return program(loadAddress, []byte{0x0f, 0x0b, 0, 0, 0, 0, 0, 0}, 2, 4, "") }
 
-func program(code []byte, address, length int, text string) []byte {
+// sleeping is a program that waits for its end.
+func sleeping() []byte {
+	return program(loadAddress, []byte{
+		0xb8, 34, 0, 0, 0, // mov eax, SYS_pause
+		0x0f, 0x05, // syscall
+		0xeb, 0xf7, // and again
+		0, 0, 0, 0, 0, 0, 0, 0,
+	}, 9, 13, "")
+}
+
+// interpreted is a program that another is to load, elsewhere than where those
+// above are.
+func interpreted(by string) []byte {
+	const interpreter = 3
+	f := program(2*loadAddress, []byte{0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0}, 2, 6, "")
+	head := append([]byte{}, f[:64]...)
+	binary.LittleEndian.PutUint16(head[56:], 2)
+	second := make([]byte, 56)
+	le := binary.LittleEndian
+	le.PutUint32(second, interpreter)
+	name := append([]byte(by), 0)
+	le.PutUint64(second[8:], uint64(len(f)+len(second)))
+	le.PutUint64(second[32:], uint64(len(name)))
+	le.PutUint64(second[40:], uint64(len(name)))
+	whole := append(append(append(head, second...), f[64:]...), name...)
+	return whole
+}
+
+func program(base uint64, code []byte, address, length int, text string) []byte {
 	const header = 64 + 56
 	le := binary.LittleEndian
-	le.PutUint32(code[address:], uint32(loadAddress+header+len(code)))
+	le.PutUint32(code[address:], uint32(base)+uint32(header+len(code)))
 	le.PutUint32(code[length:], uint32(len(text)))
 	f := make([]byte, header, header+len(code)+len(text))
 	copy(f, "\x7fELF\x02\x01\x01")
 	le.PutUint16(f[16:], 2)  // ET_EXEC
 	le.PutUint16(f[18:], 62) // x86-64
 	le.PutUint32(f[20:], 1)
-	le.PutUint64(f[24:], loadAddress+header)
+	le.PutUint64(f[24:], base+header)
 	le.PutUint64(f[32:], 64)
 	le.PutUint16(f[52:], 64)
 	le.PutUint16(f[54:], 56)
@@ -109,8 +152,8 @@ func program(code []byte, address, length int, text string) []byte {
 	p := f[64:]
 	le.PutUint32(p, 1)     // PT_LOAD
 	le.PutUint32(p[4:], 5) // R, X
-	le.PutUint64(p[16:], loadAddress)
-	le.PutUint64(p[24:], loadAddress)
+	le.PutUint64(p[16:], base)
+	le.PutUint64(p[24:], base)
 	size := uint64(header + len(code) + len(text))
 	le.PutUint64(p[32:], size)
 	le.PutUint64(p[40:], size)
