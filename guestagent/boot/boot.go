@@ -100,7 +100,22 @@ func Protect() error {
 	if err := syscall.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("raise the number of files: %w", err)
 	}
+	for name, value := range kernelLimits {
+		if err := os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0); err != nil {
+			return fmt.Errorf("raise the kernel's limit: %w", err)
+		}
+	}
 	return nil
+}
+
+// kernelLimits are limits that hold for the whole kernel, so that no container can
+// raise them, and that programs run into which run on hosts, where an administrator
+// can: watched folders, of which the kernel allows few where there is little
+// memory, and mapped areas, by the tens of thousands in databases. What they count
+// costs memory, and that is limited.
+var kernelLimits = map[string]string{
+	"fs/inotify/max_user_watches": "1048576",
+	"vm/max_map_count":            "1048576",
 }
 
 // Console joins the agent's output to the console, where the kernel could not:

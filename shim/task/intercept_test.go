@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/nanoclaw/nanoclaw/annotations"
 	"github.com/nanoclaw/nanoclaw/shim/audit"
@@ -46,6 +47,9 @@ func TestInterception(t *testing.T) {
 	i, err := newInterception(config.Default(), p, rootfs, func(audit.Entry) {})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || dumpable != 0 {
+		t.Errorf("a core of the process can be dumped: %d, %v", dumpable, err)
 	}
 	env := i.environment([]string{"PATH=/bin", "CRM_TOKEN=its own", "CURL_CA_BUNDLE=/mine.pem"})
 	var token string
