@@ -20,7 +20,9 @@
 //   - In the container's reach there are no AF_VSOCK sockets, bpf(), perf
 //     events, helpers started by the kernel, writes to sysfs and to files of proc
 //     that change the kernel itself; nor, unless the policy says so, user
-//     namespaces, mounts, and tracing of a process that is not one's child.
+//     namespaces, mounts, and tracing of a process that is not one's child. A
+//     process that the runtime brings into the container is out of reach until
+//     it is the container's program.
 //   - What cannot be judged is refused. The links are this process's, PID 1: the
 //     gate ends with the VM and not before.
 //

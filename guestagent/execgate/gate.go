@@ -62,7 +62,6 @@ func unneeded(p *Policy) []string {
 		{len(p.Rules) == 0, []string{gateProgControlFile}},
 		{p.UserNamespaces, []string{gateProgMakeUserns}},
 		{p.Mounts && !readonly, []string{gateProgMountPath, gateProgMountMoved, gateProgUnmountPath, gateProgPivot, gateProgUseCapability}},
-		{p.Ptrace && !readonly && !args, []string{gateProgTraceProcess}},
 	} {
 		if part.unneeded {
 			names = append(names, part.programs...)

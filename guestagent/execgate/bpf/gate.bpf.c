@@ -21,6 +21,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define PROT_EXEC 4
 #define AF_VSOCK 40
 #define PF_KTHREAD 0x00200000
+#define PF_FORKNOEXEC 0x40
 #define FMODE_WRITE 2
 #define FMODE_EXEC 0x20
 #define PTRACE_MODE_ATTACH 2
@@ -1087,18 +1088,25 @@ int BPF_PROG(mount_new, const struct super_block *sb)
 	RETURN(check_mount());
 }
 
+/* is_runtimes: the process is on its way into a container, is the runtime's program still, and has files of the agent's
+ * open. Its parent is in the VM's own namespace, as no process's in a container is that has not become a program yet. */
+static __always_inline bool is_runtimes(struct task_struct *child)
+{
+	return child->flags & PF_FORKNOEXEC && !BPF_CORE_READ(child, real_parent, thread_pid, level);
+}
+
+/* Also asked by who opens what another process has open, its root or its folder. */
 SEC("lsm/ptrace_access_check")
 int BPF_PROG(trace_process, struct task_struct *child, unsigned int mode)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct task_state *t;
 	u64 id;
-	struct scope *s;
+	struct scope *s = current_scope(&id);
 
-	if (!(mode & PTRACE_MODE_ATTACH))
-		return 0;
-	s = current_scope(&id);
-	if (!s)
+	if (in_container() && is_runtimes(child))
+		RETURN(refuse(id, KIND_PTRACE, DECISION_DENY, 0, 0, -EPERM));
+	if (!s || !(mode & PTRACE_MODE_ATTACH))
 		return 0;
 	t = state_of(child, 0);
 	if (t && t->judged)

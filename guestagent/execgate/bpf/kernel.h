@@ -62,12 +62,17 @@ struct vm_area_struct {
 	struct file *vm_file;
 };
 
+struct pid {
+	unsigned int level;
+};
+
 struct task_struct {
 	unsigned int flags;
 	unsigned int ptrace;
 	int pid;
 	int tgid;
 	struct task_struct *real_parent;
+	struct pid *thread_pid;
 	struct mm_struct *mm;
 };
 
