@@ -342,7 +342,7 @@ func race(disturb func(), try func() error) error {
 	}()
 	defer func() { stop.Store(true); <-done }()
 	err := errSilent
-	for end := time.Now().Add(time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(raceTime); time.Now().Before(end); {
 		if err = try(); err == nil {
 			return nil
 		}
