@@ -38,8 +38,8 @@ func grown(now, most hypervisor.Size, first int64, r *specs.LinuxResources) (hyp
 	if c := r.CPU; c != nil && c.Quota != nil && *c.Quota > 0 {
 		wanted := cpusOf(c)
 		if wanted > most.CPUs {
-			return now, fmt.Errorf("%.2f CPUs: the virtual machine can have %d at most%s: %w", float64(*c.Quota)/float64(period(c)), most.CPUs,
-				", as the host has no more, or emulates it", errdefs.ErrInvalidArgument)
+			return now, fmt.Errorf("%.2f CPUs: the virtual machine can have %d at most, as the host has no more, or emulates it: %w",
+				float64(*c.Quota)/float64(period(c)), most.CPUs, errdefs.ErrInvalidArgument)
 		}
 		to.CPUs = max(to.CPUs, wanted)
 	}
