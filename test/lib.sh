@@ -16,11 +16,13 @@ lock() {
 	flock 8
 }
 
-# start_time prints when a process began, in ticks since boot: with it a number that was used again is told apart.
+# start_time prints when a process began, in ticks since boot: with it a number that was used again is told apart. It fails
+# where none runs; one that has ended, and that nobody has waited for, does not.
 start_time() {
 	local stat
 	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
 	stat=${stat##*) }
+	[[ $stat != [ZX]* ]] || return 1
 	cut -d' ' -f20 <<<"$stat"
 }
 

@@ -151,7 +151,14 @@ func dial(t *testing.T, d Driver) {
 
 // A guest that is still booting is waited for: nobody but the guest refuses.
 func dialBooting(t *testing.T, d Driver) {
-	v, err := d.Start(Deadline(t), Config(t))
+	c := Config(t)
+	// A guest whose call nobody takes ends, maybe before it is dialled.
+	l, err := hybridvsock.Listen(hypervisor.VsockPath(c.Dir), hostPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	v, err := d.Start(Deadline(t), c)
 	if err != nil {
 		t.Fatal(err)
 	}
