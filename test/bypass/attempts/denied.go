@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -328,26 +327,6 @@ func deniedLinkRace() error {
 		_ = os.Symlink(to, "/work/new")
 		_ = os.Rename("/work/new", "/work/l")
 	}, func() error { return runs("/work/l") })
-}
-
-// race repeats try for some time while disturb goes on beside it.
-func race(disturb func(), try func() error) error {
-	var stop atomic.Bool
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for !stop.Load() {
-			disturb()
-		}
-	}()
-	defer func() { stop.Store(true); <-done }()
-	err := errSilent
-	for end := time.Now().Add(raceTime); time.Now().Before(end); {
-		if err = try(); err == nil {
-			return nil
-		}
-	}
-	return err
 }
 
 func deniedThread() error {

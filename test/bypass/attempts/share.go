@@ -359,33 +359,6 @@ func byHandle(dir string) error {
 	return secret(dir + "/a/secret")
 }
 
-// raceTime is how long an attempt that races goes on.
-const raceTime = 3 * time.Second
-
-// racing does two things over and over until one of them gets through.
-func racing(change func(), try func() error) (err error) {
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				change()
-			}
-		}
-	}()
-	for end := time.Now().Add(raceTime); time.Now().Before(end); {
-		if err = try(); err == nil {
-			break
-		}
-	}
-	close(stop)
-	<-done
-	return err
-}
-
 // raceExchange exchanges folders, files and links at the place of one that holds
 // something hidden while it is opened.
 func raceExchange(dir string) error {
@@ -393,7 +366,7 @@ func raceExchange(dir string) error {
 	exchange := func(x, y string) {
 		_ = unix.Renameat2(unix.AT_FDCWD, dir+x, unix.AT_FDCWD, dir+y, unix.RENAME_EXCHANGE)
 	}
-	return racing(func() {
+	return race(func() {
 		exchange("/l", "/a")
 		exchange("/b", "/plain")
 		exchange("/a", "/b")
@@ -415,7 +388,7 @@ func raceBind(dir string) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
-	return racing(func() {
+	return race(func() {
 		_ = unix.Mount(dir+"/a", at, "", unix.MS_BIND, "")
 		_ = unix.Mount(at, dir+"/b", "", unix.MS_BIND, "")
 		_ = unix.Unmount(dir+"/b", unix.MNT_DETACH)
