@@ -16,6 +16,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/annotations/matrix"
 	"github.com/nanoclaw/nanoclaw/cli/hostfile"
 	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 )
 
@@ -151,9 +152,14 @@ func explained(c *cobra.Command, args []string, file string) (*explain.Explanati
 	if err != nil {
 		return nil, err
 	}
-	return explain.New(explain.Input{
+	in := explain.Input{
 		Request: request, Host: host, Private: cfg.Private(), Enforced: config.Enforced, Resolve: hostfile.Resolve,
-	}), nil
+	}
+	// Another file may be another host's, whose secrets are not here.
+	if file == "" {
+		in.Available = intercept.Available
+	}
+	return explain.New(in), nil
 }
 
 func policyMatrixCommand() *cobra.Command {

@@ -68,6 +68,10 @@ type Input struct {
 	// Enforced is what the host's runtime enforces.
 	Enforced annotations.Enforced
 	Resolve  Resolver
+	// Available tells whether a secret's value can be read: the error is an
+	// [annotations.Refusal] where it cannot, any other where nobody knows. It may be
+	// nil, and then it is not looked at.
+	Available func(*annotations.Policy, annotations.Secret) error
 }
 
 // New explains a request.
@@ -89,6 +93,7 @@ func New(in Input) *Explanation {
 	for _, m := range in.Request.Mounts {
 		x.mount(in.Resolve, p, m)
 	}
+	x.secrets(in.Available, p)
 	for _, n := range p.Needs() {
 		if !in.Enforced.Has(n.Capability) {
 			x.Refused = append(x.Refused, fmt.Sprintf("the rule %q of the %s needs %s, which this version of nanoclaw does not enforce", n.Rule, n.Describe(), n.Capability))
@@ -109,6 +114,21 @@ func Running(p *annotations.Policy) *Explanation {
 	return &Explanation{
 		Agent: p.Agent, Mode: string(p.Mode), Digest: p.Digest(), Container: p.Container,
 		Refused: []string{}, Rules: rules(p), Mounts: []Mount{}, Notes: []string{},
+	}
+}
+
+func (x *Explanation) secrets(available func(*annotations.Policy, annotations.Secret) error, p *annotations.Policy) {
+	if available == nil {
+		return
+	}
+	for _, s := range p.Secrets {
+		var refusal *annotations.Refusal
+		switch err := available(p, s); {
+		case errors.As(err, &refusal):
+			x.Refused = append(x.Refused, err.Error())
+		case err != nil:
+			x.Notes = append(x.Notes, "the secret "+s.Env+" could not be looked at: "+err.Error())
+		}
 	}
 }
 

@@ -147,6 +147,31 @@ func TestWhatIsNotEnforcedIsSaid(t *testing.T) {
 	}
 }
 
+func TestSecretsAreLookedAt(t *testing.T) {
+	for _, c := range []struct {
+		err     error
+		refused bool
+		note    string
+	}{
+		{nil, false, ""},
+		{&annotations.Refusal{Rule: "secret CRM_TOKEN", Why: "it is missing"}, true, ""},
+		{os.ErrPermission, false, "the secret CRM_TOKEN could not be looked at"},
+	} {
+		asked := 0
+		x := New(Input{
+			Request: request(t, "run", "--runtime", "nanoclaw", "--annotation", "io.nanoclaw.agent=sales-agent", "image"),
+			Host:    file(t), Enforced: annotations.Everything, Resolve: asCalled,
+			Available: func(_ *annotations.Policy, s annotations.Secret) error {
+				asked++
+				return c.err
+			},
+		})
+		if asked == 0 || x.OK() == c.refused || !strings.Contains(strings.Join(x.Notes, "\n"), c.note) {
+			t.Errorf("%v: asked %d times; %+v", c.err, asked, x)
+		}
+	}
+}
+
 func TestRunning(t *testing.T) {
 	p, err := annotations.ForAgent(file(t), "support-agent")
 	if err != nil {

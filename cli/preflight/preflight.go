@@ -20,6 +20,7 @@ import (
 	"github.com/nanoclaw/nanoclaw/cli/signoff"
 	"github.com/nanoclaw/nanoclaw/shim/audit"
 	"github.com/nanoclaw/nanoclaw/shim/config"
+	"github.com/nanoclaw/nanoclaw/shim/intercept"
 	"github.com/nanoclaw/nanoclaw/shim/sandbox"
 )
 
@@ -128,7 +129,7 @@ func installed(found doctor.Report, emulation bool) Line {
 	return l.done("containers can start, with %s; isolation: %s", found.Hypervisor, found.Isolation)
 }
 
-// permissions is about the review of the policy.
+// permissions is about the review of the policy, and about what it gives being there.
 func permissions(cfg config.Config, policy *annotations.File, err error) Line {
 	l := Line{Name: "permissions"}
 	const review = "review it (nanoclaw policy check, nanoclaw policy matrix), then nanoclaw policy sign-off"
@@ -144,6 +145,15 @@ func permissions(cfg config.Config, policy *annotations.File, err error) Line {
 		l.problem(review, "the sign-off is of %s, and the policy is %s", r.Policy, cfg.Policy)
 	case r.Digest != signoff.Digest(policy):
 		l.problem(review, "%s was changed after %s signed it off, on %s", cfg.Policy, r.By, day(r.At))
+	}
+	if policy != nil {
+		for _, t := range policy.Tools {
+			for _, s := range t.Secrets {
+				if _, err := intercept.ReadSource(s); err != nil {
+					l.problem("put the value there, in a file of root's with mode 600", "no agent with the tool %s can start: %v", t.Name, err)
+				}
+			}
+		}
 	}
 	return l.done("%s, signed off by %s on %s", cfg.Policy, r.By, day(r.At))
 }

@@ -115,6 +115,21 @@ func TestPermissions(t *testing.T) {
 	if l := permissions(cfg, load(t, cfg), nil); l.OK || !strings.Contains(l.Problems[0].What, "was changed after Ada") {
 		t.Errorf("it was changed: %+v", l)
 	}
+	secret := filepath.Join(filepath.Dir(cfg.Policy), "secret")
+	policy := "version: 1\ntools: {crm: {endpoints: [{host: crm.example.com, port: 443}], secrets: [{env: TOKEN, source: \"file:" + secret + "\", hosts: [crm.example.com]}]}}\n"
+	if err := os.WriteFile(cfg.Policy, []byte(policy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sign(cfg.Policy, load(t, cfg).Digest())
+	if l := permissions(cfg, load(t, cfg), nil); l.OK || !strings.Contains(l.Problems[0].What, "the tool crm") || !strings.Contains(l.Problems[0].What, "is missing") {
+		t.Errorf("a secret is missing: %+v", l)
+	}
+	if err := os.WriteFile(secret, []byte("12345678\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l := permissions(cfg, load(t, cfg), nil); !l.OK {
+		t.Errorf("the secret is there: %+v", l)
+	}
 	sign("/other.yaml", load(t, cfg).Digest())
 	if l := permissions(cfg, load(t, cfg), nil); l.OK {
 		t.Errorf("it is of another file: %+v", l)

@@ -3,6 +3,7 @@ package intercept
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -16,6 +17,20 @@ const (
 	// that a server answers.
 	minValue = 8
 )
+
+// Available tells whether a container of that policy can have a secret: its value
+// can be read now. The error is an [annotations.Refusal], or one that wraps
+// [fs.ErrPermission] where this process may not look.
+func Available(p *annotations.Policy, s annotations.Secret) error {
+	_, err := ReadSource(s)
+	if err == nil || os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return &annotations.Refusal{
+		Rule: "secret " + s.Env, Origin: s.Origin, What: fmt.Sprintf("the agent %q, which has the secret %q", p.Agent, s.Env), Why: err.Error(),
+		Instead: "have the host's administrator put the value there, in a file of root's with mode 600, or start it without: io.nanoclaw.secrets=",
+	}
+}
 
 // ReadSource returns a secret's value from where the host keeps it.
 func ReadSource(s annotations.Secret) (string, error) {

@@ -66,8 +66,8 @@ func newInterception(cfg config.Config, p *annotations.Policy, rootfs string, po
 	}
 	placeholders := map[string]string{}
 	for _, s := range p.Secrets {
-		if _, err := intercept.ReadSource(s); err != nil {
-			return nil, unreadable(p, s, err)
+		if err := intercept.Available(p, s); err != nil {
+			return nil, err
 		}
 		if placeholders[s.Env] == "" {
 			placeholders[s.Env] = intercept.NewPlaceholder()
@@ -96,13 +96,6 @@ func newInterception(cfg config.Config, p *annotations.Policy, rootfs string, po
 		i.trust = append(i.trust, v+"="+path.Join(filesFolder, authorityFile))
 	}
 	return i, nil
-}
-
-func unreadable(p *annotations.Policy, s annotations.Secret, err error) error {
-	return &annotations.Refusal{
-		Rule: "secret " + s.Env, Origin: s.Origin, What: fmt.Sprintf("the agent %q, which has the secret %q", p.Agent, s.Env), Why: err.Error(),
-		Instead: "have the host's administrator put the value there, in a file of root's with mode 600, or start it without: io.nanoclaw.secrets=",
-	}
 }
 
 // interceptor is what the VM's network has to know of.
