@@ -37,6 +37,8 @@ type Cgroup struct {
 	path string
 	v1   cgroup1.Cgroup
 	v2   *cgroup2.Manager
+	// unforked is what [Cgroup.refusedForks] was at the beginning.
+	unforked int
 }
 
 // Path turns an OCI cgroups path into the path of a cgroup below the mount
@@ -66,6 +68,7 @@ func New(path string, guestMemory int64) (*Cgroup, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make cgroup %s: %w", path, err)
 	}
+	c.unforked = c.refusedForks()
 	return c, nil
 }
 
