@@ -22,8 +22,13 @@ import (
 // after it closed its monitor.
 const endGrace = 5 * time.Second
 
-// dialInterval is how often a guest that is still booting is dialled.
-const dialInterval = 20 * time.Millisecond
+// How long after one another a guest that is still booting is dialled, at first and
+// at most. vhost-device-vsock 0.3 keeps something of every attempt: after a thousand
+// of them the guest's own connections time out.
+const (
+	dialInterval    = 20 * time.Millisecond
+	maxDialInterval = time.Second
+)
 
 // vm is a running QEMU and its vsock device. One goroutine, supervise, sees to
 // their end.
@@ -205,9 +210,7 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		case <-ctx.Done():
 		}
 	}()
-	again := time.NewTicker(dialInterval)
-	defer again.Stop()
-	for {
+	for interval := dialInterval; ; interval = min(2*interval, maxDialInterval) {
 		conn, err := hybridvsock.Dial(ctx, hypervisor.VsockPath(v.dir), port)
 		// A device that no guest drives yet drops a connection unread; one whose
 		// guest refuses reads the request first.
@@ -215,7 +218,7 @@ func (v *vm) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 			return conn, v.stopped(err)
 		}
 		select {
-		case <-again.C:
+		case <-time.After(interval):
 		case <-ctx.Done():
 			return nil, v.stopped(errors.Join(ctx.Err(), err))
 		}

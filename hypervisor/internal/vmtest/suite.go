@@ -169,7 +169,10 @@ func dialBooting(t *testing.T, d Driver) {
 		conn, err = v.Dial(Deadline(t), guestPort)
 	}
 	if err != nil {
-		t.Fatal(err)
+		v.Kill()
+		<-v.Done()
+		console, _ := os.ReadFile(c.Console)
+		t.Fatalf("%v; %+v; console:\n%s", err, v.Exit(), console)
 	}
 	_ = conn.Close()
 }
