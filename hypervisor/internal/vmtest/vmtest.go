@@ -172,7 +172,7 @@ func Boot(t *testing.T, d hypervisor.Hypervisor, change func(*hypervisor.Config)
 		v.Kill()
 		<-v.Done()
 		if t.Failed() {
-			t.Logf("console:\n%s", v.Console())
+			t.Logf("%+v; console:\n%s", v.Exit(), v.Console())
 		}
 	})
 	if err := l.SetDeadline(time.Now().Add(patience)); err != nil {
