@@ -289,7 +289,13 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 		Files:     c.intercept.shared(),
 	})
 	if err != nil {
-		return c.explain(ctx, err)
+		err = c.explain(ctx, err)
+		if errors.Is(err, guest.ErrLost) {
+			// Nobody watches the VM yet, and its console goes with it.
+			log.G(ctx).WithFields(log.Fields{"container": c.id, "console": c.sandbox.LastWords()}).WithError(err).
+				Error("the virtual machine ended while its container was made")
+		}
+		return err
 	}
 	c.timing.guestSaid(reply)
 	return nil

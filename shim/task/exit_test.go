@@ -16,6 +16,8 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -578,5 +580,24 @@ func TestExecThatWasNeverStarted(t *testing.T) {
 	}
 	if _, err := h.delete("e"); !errdefs.IsNotFound(err) {
 		t.Errorf("removed again: %v", err)
+	}
+}
+
+// A guest that ends while its container is made has said why on its console, which
+// goes with it: the log keeps it.
+func TestAVMThatEndsWhileItsContainerIsMade(t *testing.T) {
+	h := newHarness(t)
+	h.agent.on("Create", func(ctx context.Context) error {
+		h.vm.end(errors.New("guest kernel panicked"))
+		return silent(ctx)
+	})
+	logged := logtest.NewLocal(log.L.Logger)
+	t.Cleanup(func() { log.L.Logger.ReplaceHooks(logrus.LevelHooks{}) })
+	_, err := h.Create(t.Context(), h.request())
+	if err == nil || !strings.Contains(err.Error(), "guest kernel panicked") {
+		t.Errorf("Create says %v", err)
+	}
+	if !slices.ContainsFunc(logged.AllEntries(), func(e *logrus.Entry) bool { return e.Data["console"] == h.vm.LastWords() }) {
+		t.Errorf("the console is not in the log: %v", logged.AllEntries())
 	}
 }
