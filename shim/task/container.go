@@ -289,30 +289,31 @@ func (c *container) createInGuest(ctx context.Context, spec *specs.Spec, gate *a
 		Files:     c.intercept.shared(),
 	})
 	if err != nil {
-		err = c.explain(ctx, err)
-		if errors.Is(err, guest.ErrLost) {
-			// Nobody watches the VM yet, and its console goes with it.
-			log.G(ctx).WithFields(log.Fields{"container": c.id, "console": c.sandbox.LastWords()}).WithError(err).
-				Error("the virtual machine ended while its container was made")
-		}
-		return err
+		return c.explain(ctx, err)
 	}
 	c.timing.guestSaid(reply)
 	return nil
 }
 
-// explain adds to the error of a call that lost the agent why the VM has ended,
-// which is all that a person can do something about.
+// logEnd logs the VM's end with its console, which goes with it.
+func (c *container) logEnd(ctx context.Context, err error, message string) {
+	log.G(ctx).WithFields(log.Fields{"container": c.id, "console": c.sandbox.LastWords()}).WithError(err).Error(message)
+}
+
+// explain adds to the error of a Create that lost the agent why the VM has ended,
+// which is all that a person can do something about, and logs it: nobody watches
+// the VM yet.
 func (c *container) explain(ctx context.Context, err error) error {
 	if !errors.Is(err, guest.ErrLost) {
 		return err
 	}
 	select {
 	case <-c.sandbox.Done():
-		return fmt.Errorf("%w: %w", err, c.sandbox.Cause())
+		err = fmt.Errorf("%w: %w", err, c.sandbox.Cause())
 	case <-time.After(lostPatience):
 	case <-ctx.Done():
 	}
+	c.logEnd(ctx, err, "the virtual machine ended while its container was made")
 	return err
 }
 
@@ -641,8 +642,7 @@ func (s *Service) watch(c *container) {
 	if c.init.current() == stopped {
 		return
 	}
-	log.G(s.ctx).WithFields(log.Fields{"container": c.id, "console": c.sandbox.LastWords()}).WithError(c.sandbox.Cause()).
-		Error("the virtual machine ended under its container")
+	c.logEnd(s.ctx, c.sandbox.Cause(), "the virtual machine ended under its container")
 	c.audit.note(s.ctx, fell(c.sandbox))
 	// What has arrived of the output is passed on. It ends with the VM.
 	ctx, cancel := context.WithTimeout(s.ctx, lastWords)

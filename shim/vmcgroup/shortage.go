@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"github.com/containerd/cgroups/v3"
 )
 
 // Shortage says of what the host had too little for the cgroup's processes since it
@@ -19,7 +17,7 @@ func (c *Cgroup) Shortage() string {
 		killed = "memory.oom_control"
 	}
 	switch {
-	case events("memory", c.path, killed, "oom_kill") > 0:
+	case c.events("memory", c.path, killed, "oom_kill") > 0:
 		return fmt.Sprintf("the host has not enough memory for the virtual machine and has killed it: the limit of its cgroup %s, of one above that, or of the machine is reached; give it less with --memory, or end other containers", c.path)
 	case c.refusedForks() > c.unforked:
 		return fmt.Sprintf("the host allows the virtual machine no more processes: the limit (pids.max) of its cgroup %s or of one above that is reached; raise that, or end other containers", c.path)
@@ -34,14 +32,14 @@ func (c *Cgroup) Shortage() string {
 func (c *Cgroup) refusedForks() int {
 	n := 0
 	for path := c.path; path != "/" && path != "."; path = filepath.Dir(path) {
-		n += events("pids", path, "pids.events", "max")
+		n += c.events("pids", path, "pids.events", "max")
 	}
 	return n
 }
 
-// events returns a counter of a cgroup's. What cannot be read explains nothing.
-func events(controller, path, file, name string) int {
-	if cgroups.Mode() == cgroups.Unified {
+// events returns a counter of the cgroup's, or of one above it. What cannot be read explains nothing.
+func (c *Cgroup) events(controller, path, file, name string) int {
+	if c.v2 != nil {
 		controller = ""
 	}
 	data, err := os.ReadFile(filepath.Join(mountpoint, controller, path, file))

@@ -27,6 +27,12 @@ from() {
 # machine_pid prints the number of the emulator's process, and fails where no machine runs.
 machine_pid() { running_pid; }
 
+# kill_machine PID ends the emulator's process and waits for it.
+kill_machine() {
+	kill -KILL "$1"
+	while machine_pid >/dev/null; do sleep 0.1; done
+}
+
 # stop_machine ends the machine, if it runs. It is asked first, and killed where that does not help; the daemon of its
 # shared folder ends with it.
 stop_machine() {
@@ -40,8 +46,7 @@ stop_machine() {
 		done
 		if machine_pid >/dev/null; then
 			say "it does not stop by itself, killing it"
-			kill -KILL "$pid"
-			while machine_pid >/dev/null; do sleep 0.1; done
+			kill_machine "$pid"
 		fi
 	fi
 	rm -rf "$run"

@@ -171,8 +171,7 @@ func dialBooting(t *testing.T, d Driver) {
 	if err != nil {
 		v.Kill()
 		<-v.Done()
-		console, _ := os.ReadFile(c.Console)
-		t.Fatalf("%v; %+v; console:\n%s", err, v.Exit(), console)
+		t.Fatalf("%v; %+v; console:\n%s", err, v.Exit(), hypervisor.ConsoleTail(c.Console, hypervisor.ConsoleLogged))
 	}
 	_ = conn.Close()
 }
