@@ -3,20 +3,35 @@
 # shellcheck shell=bash disable=SC2154 # set by those who source it
 
 passed=0 failed=0 skipped=0
+failures=() # what has failed, with the name of its step
+
+# mark prints where the count stands, and back returns to it: what was counted meanwhile is as if it had not been run.
+mark() { echo "$passed $failed $skipped ${#failures[@]}"; }
+back() {
+	local number
+	read -r passed failed skipped number <<<"$1"
+	failures=("${failures[@]:0:number}")
+}
 
 # tally LOG counts the outcomes in the output of "go test -v". A package that
 # did not compile, or ended outside a test, counts as one failure.
 tally() {
-	local log=$1
+	local log=$1 names
 	passed=$((passed + $(grep -cE '^ *--- PASS' "$log")))
 	skipped=$((skipped + $(grep -cE '^ *--- SKIP' "$log")))
-	local tests broken
-	tests=$(grep -cE '^ *--- FAIL' "$log")
-	broken=$(grep -cE '^FAIL	.*(build failed|setup failed)|^panic: ' "$log")
-	failed=$((failed + tests + broken))
-	if [ $((tests + broken)) -gt 0 ]; then
+	mapfile -t names < <(sed -nE -e 's/^ *--- FAIL: ([^ ]+).*/\1/p' -e 's/^(FAIL	.*(build failed|setup failed).*|panic: .*)/\1/p' "$log")
+	[[ ${#names[@]} -eq 0 ]] || {
+		count_failures "$(basename "$log" .log)" "${names[@]}"
 		grep -vE '^ *(=== |--- PASS)|^(ok|PASS|\?)' "$log" | tail -n 200
-	fi
+	}
+}
+
+# count_failures STEP WHAT… counts failures.
+count_failures() {
+	local step=$1
+	shift
+	failed=$((failed + $#))
+	failures+=("${@/#/$step: }")
 }
 
 # step NAME COMMAND… runs a part of the suite and counts it.
@@ -29,21 +44,29 @@ step() {
 	local before=$failed
 	tally "$results/$name.log"
 	if [ "$status" -ne 0 ] && [ "$failed" -eq "$before" ]; then
-		failed=$((failed + 1))
+		count_failures "$name" "exit status $status"
 		tail -n 50 "$results/$name.log"
 	fi
 	grep -E '^ *--- SKIP' -A1 "$results/$name.log" | grep -vE '^--$' || true
 }
 
-# add LOG counts what a script that ends as this one's callers do has counted.
+# summary prints what has failed, and at the end the line that counts: a log that is cut to its end still names what to look at.
+summary() {
+	[[ ${#failures[@]} -eq 0 ]] || printf 'failed: %s\n' "${failures[@]}"
+	echo "$passed passed, $failed failed, $skipped skipped"
+	[[ $failed -eq 0 ]]
+}
+
+# add LOG counts what a script that ends with a summary has counted.
 add() {
 	if [[ $(tail -n 1 "$1") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed,\ ([0-9]+)\ skipped$ ]]; then
 		passed=$((passed + BASH_REMATCH[1]))
 		failed=$((failed + BASH_REMATCH[2]))
 		skipped=$((skipped + BASH_REMATCH[3]))
-		sed '$d' "$1"
+		mapfile -t -O "${#failures[@]}" failures < <(sed -n 's/^failed: //p' "$1")
+		sed -e '$d' -e '/^failed: /d' "$1"
 	else
-		failed=$((failed + 1))
+		count_failures "$(basename "$1" .log)" 'did not end with a summary'
 		cat "$1"
 	fi
 }
