@@ -307,9 +307,9 @@ func deniedSwapRace() error {
 	if err := os.WriteFile(other, tiny("harmless\n"), 0o755); err != nil { //nolint:gosec // a program
 		return err
 	}
-	return race(func() {
+	return race(func() error { return runs(other) }, func() {
 		_ = unix.Renameat2(unix.AT_FDCWD, other, unix.AT_FDCWD, Denied, unix.RENAME_EXCHANGE)
-	}, func() error { return runs(other) })
+	})
 }
 
 func deniedLinkRace() error {
@@ -317,16 +317,13 @@ func deniedLinkRace() error {
 	if err := os.WriteFile(other, tiny("harmless\n"), 0o755); err != nil { //nolint:gosec // a program
 		return err
 	}
-	n := 0
-	return race(func() {
-		n++
-		to := Denied
-		if n%2 == 0 {
-			to = other
+	linked := func(to string) func() {
+		return func() {
+			_ = os.Symlink(to, "/work/new")
+			_ = os.Rename("/work/new", "/work/l")
 		}
-		_ = os.Symlink(to, "/work/new")
-		_ = os.Rename("/work/new", "/work/l")
-	}, func() error { return runs("/work/l") })
+	}
+	return race(func() error { return runs("/work/l") }, linked(other), linked(Denied))
 }
 
 func deniedThread() error {

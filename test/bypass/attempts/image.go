@@ -193,8 +193,8 @@ func imageOpenWriter() error {
 
 func imageRace() error {
 	content := tiny(Marker + "\n")
-	return race(func() { _ = os.WriteFile("/work/own", content, 0o755) }, //nolint:gosec // a program
-		func() error { return runs("/work/own") })
+	return race(func() error { return runs("/work/own") },
+		func() { _ = os.WriteFile("/work/own", content, 0o755) }) //nolint:gosec // a program
 }
 
 func imageURing() error {

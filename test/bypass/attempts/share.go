@@ -363,22 +363,17 @@ func byHandle(dir string) error {
 // something hidden while it is opened.
 func raceExchange(dir string) error {
 	_ = unix.Symlink("b", dir+"/l")
-	exchange := func(x, y string) {
-		_ = unix.Renameat2(unix.AT_FDCWD, dir+x, unix.AT_FDCWD, dir+y, unix.RENAME_EXCHANGE)
+	exchange := func(x, y string) func() {
+		return func() { _ = unix.Renameat2(unix.AT_FDCWD, dir+x, unix.AT_FDCWD, dir+y, unix.RENAME_EXCHANGE) }
 	}
-	return race(func() {
-		exchange("/l", "/a")
-		exchange("/b", "/plain")
-		exchange("/a", "/b")
-		exchange("/a", "/plain")
-	}, func() error {
+	return race(func() error {
 		for _, name := range []string{"/a/secret", "/b/secret", "/l/secret", "/plain/secret"} {
 			if secret(dir+name) == nil {
 				return nil
 			}
 		}
 		return fs.ErrNotExist
-	})
+	}, exchange("/l", "/a"), exchange("/b", "/plain"), exchange("/a", "/b"), exchange("/a", "/plain"))
 }
 
 // raceBind mounts the folder elsewhere, and back over itself, while it is
@@ -388,15 +383,14 @@ func raceBind(dir string) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
-	return race(func() {
-		_ = unix.Mount(dir+"/a", at, "", unix.MS_BIND, "")
-		_ = unix.Mount(at, dir+"/b", "", unix.MS_BIND, "")
-		_ = unix.Unmount(dir+"/b", unix.MNT_DETACH)
-		_ = unix.Unmount(at, unix.MNT_DETACH)
-	}, func() error {
+	return race(func() error {
 		if secret(at+"/secret") == nil || secret(dir+"/b/secret") == nil {
 			return nil
 		}
 		return fs.ErrNotExist
-	})
+	},
+		func() { _ = unix.Mount(dir+"/a", at, "", unix.MS_BIND, "") },
+		func() { _ = unix.Mount(at, dir+"/b", "", unix.MS_BIND, "") },
+		func() { _ = unix.Unmount(dir+"/b", unix.MNT_DETACH) },
+		func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 }
