@@ -2,15 +2,15 @@
 # results is the folder for logs.
 # shellcheck shell=bash disable=SC2154 # set by those who source it
 
-passed=0 failed=0 skipped=0
+passed=0 skipped=0
 failures=() # what has failed, with the name of its step
 
 # mark prints where the count stands, and back returns to it: what was counted meanwhile is as if it had not been run.
-mark() { echo "$passed $failed $skipped ${#failures[@]}"; }
+mark() { echo "$passed $skipped ${#failures[@]}"; }
 back() {
-	local number
-	read -r passed failed skipped number <<<"$1"
-	failures=("${failures[@]:0:number}")
+	local failed
+	read -r passed skipped failed <<<"$1"
+	failures=("${failures[@]:0:failed}")
 }
 
 # tally LOG counts the outcomes in the output of "go test -v". A package that
@@ -21,16 +21,15 @@ tally() {
 	skipped=$((skipped + $(grep -cE '^ *--- SKIP' "$log")))
 	mapfile -t names < <(sed -nE -e 's/^ *--- FAIL: ([^ ]+).*/\1/p' -e 's/^(FAIL	.*(build failed|setup failed).*|panic: .*)/\1/p' "$log")
 	[[ ${#names[@]} -eq 0 ]] || {
-		count_failures "$(basename "$log" .log)" "${names[@]}"
+		fails "$(basename "$log" .log)" "${names[@]}"
 		grep -vE '^ *(=== |--- PASS)|^(ok|PASS|\?)' "$log" | tail -n 200
 	}
 }
 
-# count_failures STEP WHAT… counts failures.
-count_failures() {
+# fails STEP WHAT… counts failures.
+fails() {
 	local step=$1
 	shift
-	failed=$((failed + $#))
 	failures+=("${@/#/$step: }")
 }
 
@@ -41,10 +40,10 @@ step() {
 	echo "test: $name" >&2
 	"$@" >"$results/$name.log" 2>&1
 	local status=$?
-	local before=$failed
+	local before=${#failures[@]}
 	tally "$results/$name.log"
-	if [ "$status" -ne 0 ] && [ "$failed" -eq "$before" ]; then
-		count_failures "$name" "exit status $status"
+	if [ "$status" -ne 0 ] && [ "${#failures[@]}" -eq "$before" ]; then
+		fails "$name" "exit status $status"
 		tail -n 50 "$results/$name.log"
 	fi
 	grep -E '^ *--- SKIP' -A1 "$results/$name.log" | grep -vE '^--$' || true
@@ -53,20 +52,20 @@ step() {
 # summary prints what has failed, and at the end the line that counts: a log that is cut to its end still names what to look at.
 summary() {
 	[[ ${#failures[@]} -eq 0 ]] || printf 'failed: %s\n' "${failures[@]}"
-	echo "$passed passed, $failed failed, $skipped skipped"
-	[[ $failed -eq 0 ]]
+	echo "$passed passed, ${#failures[@]} failed, $skipped skipped"
+	[[ ${#failures[@]} -eq 0 ]]
 }
 
 # add LOG counts what a script that ends with a summary has counted.
 add() {
 	if [[ $(tail -n 1 "$1") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed,\ ([0-9]+)\ skipped$ ]]; then
+		local failed=${BASH_REMATCH[2]}
 		passed=$((passed + BASH_REMATCH[1]))
-		failed=$((failed + BASH_REMATCH[2]))
 		skipped=$((skipped + BASH_REMATCH[3]))
-		mapfile -t -O "${#failures[@]}" failures < <(sed -n 's/^failed: //p' "$1")
-		sed -e '$d' -e '/^failed: /d' "$1"
+		mapfile -t -O "${#failures[@]}" failures < <(tail -n $((failed + 1)) "$1" | sed -e '$d' -e 's/^failed: //')
+		head -n $((-failed - 1)) "$1"
 	else
-		count_failures "$(basename "$1" .log)" 'did not end with a summary'
+		fails "$(basename "$1" .log)" 'did not end with a summary'
 		cat "$1"
 	fi
 }

@@ -33,7 +33,7 @@ func TestNothingIsLeft(t *testing.T) {
 		return nil
 	}
 	engine := remains.New(enter)
-	before, err := engine.All()
+	before, err := engine.AllAfterFirst()
 	if err != nil {
 		t.Fatal(err)
 	}

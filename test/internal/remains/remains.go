@@ -154,6 +154,34 @@ func (e Engine) All() ([]string, error) {
 	return lines, nil
 }
 
+// AllAfterFirst runs a container and removes it, and lists All then. A host's first
+// container leaves what is kept on purpose until the host boots anew: the verdict
+// on its KVM, a folder of containerd's.
+func (e Engine) AllAfterFirst() ([]string, error) {
+	docker := func(args ...string) (string, error) {
+		out, err := exec.Command(e.Enter, append([]string{"timeout", "10m", "docker"}, args...)...).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("docker %s, for the engine's first container: %w: %q", args[0], err, out)
+		}
+		return strings.TrimSpace(string(out)), nil
+	}
+	id, err := docker("run", "-d", "--runtime", "nanoclaw", "busybox", "sleep", "600")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := docker("rm", "-f", id); err != nil {
+		return nil, err
+	}
+	left, err := Wait(func() ([]string, error) { return e.Of(id) })
+	if err != nil {
+		return nil, err
+	}
+	if len(left) > 0 {
+		return nil, fmt.Errorf("left of the engine's first container: %q", left)
+	}
+	return e.All()
+}
+
 // Since lists what the engine has and had not when before was listed.
 func (e Engine) Since(before []string) ([]string, error) {
 	now, err := e.All()
